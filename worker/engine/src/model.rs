@@ -1,0 +1,1 @@
+//! Model families: config-driven decoders over the kernels.

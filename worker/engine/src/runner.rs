@@ -1,0 +1,39 @@
+//! What runs a batch through a model: a device, its weights and its KV pool.
+
+use crate::batch::Batch;
+
+/// What the engine must know of a runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Length of a row of logits.
+    pub vocab_size: usize,
+    /// Positions that a sequence may have.
+    pub context_length: usize,
+    /// Blocks in the KV pool.
+    pub kv_blocks: usize,
+    /// Bytes of one block, keys and values of all layers.
+    pub block_bytes: usize,
+    /// Equal fingerprints promise equal bits.
+    pub numerics: String,
+}
+
+/// Why a batch could not be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The device failed; nothing that it holds is to be trusted any more.
+    #[error("the device failed: {0}")]
+    Device(String),
+}
+
+/// A device with a model's weights and a KV pool.
+///
+/// What a row's logits are depends on its own sequence's tokens alone, to the bit: not on the other segments, on how
+/// the prompt was cut into chunks, or on which blocks hold it.
+pub trait ModelRunner: Send {
+    /// Its sizes, constant over its life.
+    fn shape(&self) -> &Shape;
+
+    /// Runs one step: writes the batch's keys and values into the pool and returns the wanted logits, row-major
+    /// `[batch.logit_rows(), vocab_size]`, in the order of the segments. The caller may overwrite them.
+    fn execute(&mut self, batch: &Batch) -> Result<&mut [f32], Error>;
+}
