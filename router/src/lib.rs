@@ -1,1 +1,5 @@
-//! placeholder
+//! Penstock's front door: faces, policy, dispatch, text.
+
+pub mod prompt;
+pub mod request;
+pub mod text;
