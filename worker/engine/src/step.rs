@@ -1,0 +1,332 @@
+//! The engine's thread: schedule → execute → sample → commit, for as long as there is work; asleep when there is none.
+//! It waits for commands and deadlines, never for a reader.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Instant;
+
+use crate::batch::{Batch, TokenId};
+use crate::clock;
+use crate::config::Config;
+use crate::door::{Door, Ticket};
+use crate::events::{Event, Failure, FinishReason, Finished, Flow, Outbox};
+use crate::handle::{Submission, Tenant};
+use crate::runner::ModelRunner;
+use crate::sampler::{Sampler, Scratch, Unsampleable};
+use crate::scheduler::{Plan, Scheduler};
+use crate::sequence::{Sequence, SequenceId};
+use crate::stats::{Board, StepReport};
+
+/// What handles and readers ask of the thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit(Box<Arrival>),
+    /// A paused sequence's reader has room again.
+    Wake(SequenceId),
+    /// A reader is gone.
+    Abort(SequenceId),
+    Shutdown,
+}
+
+/// A submission that was let in.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) id: SequenceId,
+    pub(crate) submission: Submission,
+    pub(crate) submitted: Instant,
+    pub(crate) ticket: Ticket,
+    pub(crate) outbox: Outbox,
+}
+
+/// What a sequence is beside its place in the schedule: how its tokens are drawn, who reads them, what it has taken.
+#[derive(Debug)]
+struct Stream {
+    tenant: Tenant,
+    prompt_tokens: usize,
+    sampler: Sampler,
+    outbox: Outbox,
+    ticket: Ticket,
+    submitted: Instant,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    compute_seconds: f64,
+}
+
+/// Why the thread ends.
+enum End {
+    Shutdown,
+    Failed(String),
+}
+
+pub(crate) struct Stepper {
+    runner: Box<dyn ModelRunner>,
+    streams: BTreeMap<SequenceId, Stream>,
+    scheduler: Scheduler,
+    eos: Vec<TokenId>,
+    inbox: Receiver<Command>,
+    door: Arc<Door>,
+    board: Arc<Board>,
+    batch: Batch,
+    scratch: Scratch,
+}
+
+/// What a chunk came to.
+struct Outcome {
+    id: SequenceId,
+    rows: usize,
+    drawn: Option<Result<TokenId, Unsampleable>>,
+}
+
+impl Stepper {
+    pub(crate) fn new(
+        config: &Config,
+        runner: Box<dyn ModelRunner>,
+        inbox: Receiver<Command>,
+        door: Arc<Door>,
+        board: Arc<Board>,
+    ) -> Self {
+        let kv_blocks = runner.shape().kv_blocks;
+        Self {
+            runner,
+            streams: BTreeMap::new(),
+            scheduler: Scheduler::new(config.max_batch_tokens, config.max_sequences, kv_blocks),
+            eos: config.eos_token_ids.clone(),
+            inbox,
+            door,
+            board,
+            batch: Batch::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Runs until it is told to stop or the device fails; then ends whatever is in flight.
+    pub(crate) fn run(mut self) {
+        // A panic must not leave a stream without its end. Nothing is run after it, so a broken state does no harm.
+        let end = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let failure = match end.unwrap_or_else(|_| End::Failed("the engine's thread panicked".into())) {
+            End::Shutdown => {
+                self.door.stop();
+                Failure::Stopped
+            }
+            End::Failed(reason) => {
+                tracing::error!(reason, "the engine has failed");
+                self.door.fail(reason.clone());
+                Failure::Device(reason)
+            }
+        };
+        while let Ok(command) = self.inbox.try_recv() {
+            if let Command::Submit(arrival) = command {
+                arrival.outbox.end(Event::Failed(failure.clone()));
+            }
+        }
+        for id in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.fail(id, failure.clone());
+        }
+        self.board.post_census(self.scheduler.census());
+    }
+
+    fn serve(&mut self) -> End {
+        loop {
+            if let Some(end) = self.take_commands() {
+                return end;
+            }
+            for id in self.scheduler.expired(clock::now()) {
+                self.fail(id, Failure::Deadline);
+            }
+            if self.scheduler.has_work()
+                && let Err(reason) = self.step()
+            {
+                return End::Failed(reason);
+            }
+            self.board.post_census(self.scheduler.census());
+        }
+    }
+
+    /// Does what was asked for since the last step; without work, sleeps until something is asked for or a deadline
+    /// comes.
+    fn take_commands(&mut self) -> Option<End> {
+        loop {
+            let command = if self.scheduler.has_work() {
+                match self.inbox.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty) => return None,
+                    Err(TryRecvError::Disconnected) => return Some(End::Shutdown),
+                }
+            } else if let Some(deadline) = self.scheduler.next_deadline() {
+                match self.inbox.recv_timeout(deadline.saturating_duration_since(clock::now())) {
+                    Ok(command) => command,
+                    Err(RecvTimeoutError::Timeout) => return None,
+                    Err(RecvTimeoutError::Disconnected) => return Some(End::Shutdown),
+                }
+            } else {
+                match self.inbox.recv() {
+                    Ok(command) => command,
+                    Err(_) => return Some(End::Shutdown),
+                }
+            };
+            match command {
+                Command::Submit(arrival) => self.admit(*arrival),
+                Command::Wake(id) => self.wake(id),
+                Command::Abort(id) => self.abort(id),
+                Command::Shutdown => return Some(End::Shutdown),
+            }
+            self.board.post_census(self.scheduler.census());
+        }
+    }
+
+    fn admit(&mut self, arrival: Arrival) {
+        let Arrival { id, submission, submitted, mut ticket, outbox } = arrival;
+        let Submission { tenant, priority: _, deadline, prompt, resume, sampling } = submission;
+        let prompt_tokens = prompt.len();
+        let limit = prompt_tokens + sampling.max_tokens as usize;
+        let sampler = Sampler::new(sampling, &prompt, &resume, &self.eos);
+        let mut tokens = prompt;
+        tokens.extend(resume);
+        self.board.post_arrival(prompt_tokens);
+        ticket.seen();
+        let complete = tokens.len() == limit;
+        self.scheduler.admit(Sequence::new(id, deadline, tokens, limit));
+        let stream = Stream {
+            tenant,
+            prompt_tokens,
+            sampler,
+            outbox,
+            ticket,
+            submitted,
+            started: None,
+            first_token: None,
+            compute_seconds: 0.0,
+        };
+        self.streams.insert(id, stream);
+        if complete {
+            self.finish(id, FinishReason::Length, None);
+        }
+    }
+
+    fn wake(&mut self, id: SequenceId) {
+        match self.streams.get_mut(&id).map(|stream| stream.outbox.flush()) {
+            Some(Flow::Open) => self.scheduler.wake(id),
+            Some(Flow::Gone) => self.abort(id),
+            // It is woken again, or has ended since.
+            Some(Flow::Full) | None => {}
+        }
+    }
+
+    /// One round: schedule → execute → sample → commit. The error is the device's.
+    fn step(&mut self) -> Result<(), String> {
+        let begin = clock::now();
+        let plan = self.scheduler.schedule();
+        self.fill_batch(&plan, begin);
+        let scheduled = clock::now();
+        let logits = self.runner.execute(&self.batch).map_err(|error| error.to_string())?;
+        let executed = clock::now();
+        let vocab_size = logits.len() / self.batch.logit_rows().max(1);
+        let mut logits = logits.chunks_exact_mut(vocab_size.max(1));
+        let mut outcomes = Vec::with_capacity(plan.chunks.len());
+        for chunk in &plan.chunks {
+            let drawn = if chunk.draws {
+                let row = logits.next().ok_or("the runner returned too few logits")?;
+                Some(self.streams[&chunk.id].sampler.sample(row, &mut self.scratch))
+            } else {
+                None
+            };
+            outcomes.push(Outcome { id: chunk.id, rows: chunk.rows, drawn });
+        }
+        let sampled = clock::now();
+        let drawn = outcomes.iter().filter(|outcome| matches!(outcome.drawn, Some(Ok(_)))).count();
+        let seconds_a_row = (sampled - scheduled).as_secs_f64() / plan.rows() as f64;
+        for outcome in outcomes {
+            self.commit(outcome, seconds_a_row, sampled);
+        }
+        self.board.post_step(&StepReport {
+            schedule: scheduled - begin,
+            execute: executed - scheduled,
+            sample: sampled - executed,
+            commit: clock::now() - sampled,
+            rows: plan.rows(),
+            prefill_rows: plan.chunks.iter().filter(|chunk| chunk.prefill).map(|chunk| chunk.rows).sum(),
+            drawn,
+        });
+        Ok(())
+    }
+
+    fn fill_batch(&mut self, plan: &Plan, now: Instant) {
+        self.batch.clear();
+        for chunk in &plan.chunks {
+            let sequence = self.scheduler.get(chunk.id).expect("a plan is about sequences that there are");
+            let start = sequence.computed;
+            let tokens = &sequence.tokens[start..start + chunk.rows];
+            self.batch.push(tokens, start, sequence.blocks.as_slice(), usize::from(chunk.draws));
+            let stream = self.streams.get_mut(&chunk.id).expect("every sequence has its stream");
+            if stream.started.is_none() {
+                stream.started = Some(now);
+                stream.ticket.started();
+            }
+        }
+    }
+
+    /// Writes down what a step made of a sequence, and sends it.
+    fn commit(&mut self, outcome: Outcome, seconds_a_row: f64, now: Instant) {
+        let Outcome { id, rows, drawn } = outcome;
+        let stream = self.streams.get_mut(&id).expect("a sequence ends after its step, not in it");
+        stream.compute_seconds += seconds_a_row * rows as f64;
+        let token = match drawn {
+            Some(Ok(token)) => token,
+            Some(Err(error)) => return self.fail(id, Failure::Device(error.to_string())),
+            None => return self.scheduler.advance(id, rows, None),
+        };
+        stream.first_token.get_or_insert(now);
+        if stream.sampler.ends(token) {
+            return self.finish(id, FinishReason::Stop, Some(token));
+        }
+        stream.sampler.accept(token);
+        let flow = stream.outbox.push(token);
+        if stream.sampler.is_complete() {
+            return self.finish(id, FinishReason::Length, None);
+        }
+        self.scheduler.advance(id, rows, Some(token));
+        match flow {
+            Flow::Open => {}
+            Flow::Full => self.scheduler.pause(id),
+            Flow::Gone => self.abort(id),
+        }
+    }
+
+    fn finish(&mut self, id: SequenceId, reason: FinishReason, stop_token: Option<TokenId>) {
+        let Some(stream) = self.end(id) else { return };
+        let now = clock::now();
+        let started = stream.started.unwrap_or(now);
+        let first_token = stream.first_token.unwrap_or(started);
+        stream.outbox.end(Event::Finished(Finished {
+            reason,
+            stop_token,
+            prompt_tokens: stream.prompt_tokens,
+            output_tokens: stream.sampler.outputs(),
+            cached_tokens: 0,
+            queue: started - stream.submitted,
+            prefill: first_token - started,
+            decode: now.saturating_duration_since(first_token),
+            compute_seconds: stream.compute_seconds,
+        }));
+    }
+
+    fn fail(&mut self, id: SequenceId, failure: Failure) {
+        if let Some(stream) = self.end(id) {
+            stream.outbox.end(Event::Failed(failure));
+        }
+    }
+
+    fn abort(&mut self, id: SequenceId) {
+        self.end(id);
+    }
+
+    /// Takes a sequence out and its blocks back. What is in flight falls when the stream is dropped.
+    fn end(&mut self, id: SequenceId) -> Option<Stream> {
+        self.scheduler.remove(id);
+        let stream = self.streams.remove(&id)?;
+        self.board.post_end(&stream.tenant, stream.compute_seconds);
+        Some(stream)
+    }
+}
