@@ -1,5 +1,9 @@
 //! What runs a batch through a model: a device, its weights and its KV pool.
 
+mod candle;
+
+pub use candle::{CandleRunner, KvSize, LoadError, Options};
+
 use crate::batch::Batch;
 
 /// What the engine must know of a runner.

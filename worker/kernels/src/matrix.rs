@@ -1,0 +1,178 @@
+//! Weight matrices: rows are outputs, columns are inputs. A row of a product depends on its own row of the input alone,
+//! to the bit, however many rows there are and on however many threads.
+
+mod plain;
+
+use crate::cpu::{Cpu, grown};
+use crate::format::Format;
+use crate::isa::Kernel;
+use crate::lanes::Lanes;
+use crate::rows::{Input, Output};
+use crate::shared::Shared;
+use crate::threads::Worker;
+use plain::Plain;
+
+/// Why bytes are no matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Rows must have whole blocks.
+    #[error("rows of {cols} elements are no whole number of {format} blocks")]
+    Columns {
+        /// Elements of a row.
+        cols: usize,
+        /// The format.
+        format: Format,
+    },
+    /// The bytes are not those of a matrix of this shape.
+    #[error("{len} bytes are no whole number of {format} rows of {cols} elements")]
+    Bytes {
+        /// Bytes given.
+        len: usize,
+        /// Elements of a row.
+        cols: usize,
+        /// The format.
+        format: Format,
+    },
+}
+
+/// Weights, `[rows, cols]`, in parts of one format each.
+pub struct Matrix {
+    parts: Vec<Part>,
+    rows: usize,
+    cols: usize,
+}
+
+struct Part {
+    /// Its first row in the matrix.
+    start: usize,
+    weights: Plain,
+}
+
+impl Matrix {
+    /// A matrix of `cols` columns whose rows are those of `parts`, one part after another: each ggml blocks of a format.
+    pub fn new(cols: usize, parts: &[(Format, &[u8])]) -> Result<Self, Error> {
+        let mut matrix = Self { parts: Vec::with_capacity(parts.len()), rows: 0, cols };
+        for run in parts.chunk_by(|a, b| a.0 == b.0) {
+            let format = run[0].0;
+            let row_bytes = format.row_bytes(cols).ok_or(Error::Columns { cols, format })?;
+            for (_, bytes) in run {
+                if row_bytes == 0 || !bytes.len().is_multiple_of(row_bytes) {
+                    return Err(Error::Bytes { len: bytes.len(), cols, format });
+                }
+            }
+            let slices: Vec<&[u8]> = run.iter().map(|part| part.1).collect();
+            let part = Part { start: matrix.rows, weights: Plain::new(format, cols, &slices) };
+            matrix.rows += part.weights.rows();
+            matrix.parts.push(part);
+        }
+        Ok(matrix)
+    }
+
+    /// Length of an output row.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Length of an input row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of memory that the weights take.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.weights.bytes()).sum()
+    }
+
+    /// Writes row `index` to `out` `[cols]` as f32.
+    ///
+    /// # Panics
+    /// Where there is no such row, or `out` has another length.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(index < self.rows && out.len() == self.cols, "row {index} of [{}, {}]", self.rows, self.cols);
+        let part = self.parts.iter().rfind(|part| part.start <= index).expect("the first part starts at 0");
+        part.weights.row(index - part.start, out);
+    }
+
+    /// The product of the input's rows `[m, cols]` with the transposed matrix, `[m, rows]`.
+    ///
+    /// # Panics
+    /// Where the slices do not fit the matrix.
+    pub fn multiply(&self, cpu: &mut Cpu, input: Input<'_>, output: Output<'_>) {
+        let m = input.rows(self.cols);
+        let (out, add) = match output {
+            Output::Store(out) => (out, false),
+            Output::Add(out) => (out, true),
+        };
+        assert_eq!(out.len(), m * self.rows, "the output of {m} rows does not fit [{}, {}]", self.rows, self.cols);
+        let words = self.parts.iter().map(|part| part.weights.activation_words()).max().unwrap_or(0);
+        let product = Product {
+            matrix: self,
+            input,
+            m,
+            values: Shared::new(grown(&mut cpu.scratch.values, m * self.cols)),
+            activations: Shared::new(grown(&mut cpu.scratch.words, m * words)),
+            out: Shared::new(out),
+            add,
+        };
+        let isa = cpu.isa;
+        cpu.threads.run(&|worker| isa.run(ProductPart { product: &product, worker }));
+    }
+}
+
+/// A product while its threads work on it.
+struct Product<'a> {
+    matrix: &'a Matrix,
+    input: Input<'a>,
+    /// Rows of the input.
+    m: usize,
+    /// The input's rows `[m, cols]`.
+    values: Shared<'a, f32>,
+    /// The input's rows as the part at hand wants them.
+    activations: Shared<'a, u64>,
+    /// `[m, rows]`.
+    out: Shared<'a, f32>,
+    /// Whether the product is added to the output.
+    add: bool,
+}
+
+struct ProductPart<'a> {
+    product: &'a Product<'a>,
+    worker: Worker<'a>,
+}
+
+impl Kernel for ProductPart<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { product, worker } = self;
+        let cols = product.matrix.cols;
+        let own = worker.part(product.m);
+        for row in own.clone() {
+            // SAFETY: each row belongs to one thread.
+            product.input.row::<L>(row, unsafe { product.values.slice(row * cols, cols) });
+        }
+        for (i, part) in product.matrix.parts.iter().enumerate() {
+            if i > 0 {
+                worker.wait();
+            }
+            let words = part.weights.activation_words();
+            for row in own.clone() {
+                // SAFETY: each row belongs to one thread, and all are done with the part before.
+                let (values, to) =
+                    unsafe { (product.values.slice(row * cols, cols), product.activations.slice(row * words, words)) };
+                part.weights.activate(values, to);
+            }
+            worker.wait();
+            // SAFETY: nobody writes activations before the next wait.
+            let activations = unsafe { product.activations.all() };
+            let rows = worker.part(part.weights.rows());
+            for t in 0..product.m {
+                // SAFETY: each output column belongs to one thread.
+                let out = unsafe { product.out.slice(t * product.matrix.rows + part.start + rows.start, rows.len()) };
+                part.weights.multiply(rows.start, &activations[t * words..][..words], out, product.add);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
