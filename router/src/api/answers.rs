@@ -1,0 +1,76 @@
+//! The choices of one answer as one stream, watched by the request's observation. Every face takes its answers from here.
+
+use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
+use futures_util::stream::{BoxStream, select_all};
+
+use super::Api;
+use crate::fleet::Model;
+use crate::metrics::Observation;
+use crate::request::{Delta, Failure, Request};
+
+/// An answer under way, of one choice or several, merged as they come. Dropping it aborts what has not ended.
+pub(super) struct Answers {
+    choices: BoxStream<'static, (usize, Result<Delta, Failure>)>,
+    open: usize,
+    observation: Observation,
+}
+
+impl Api {
+    /// Starts every choice and waits for the first piece of each.
+    pub(super) async fn answers(
+        &self,
+        model: &Model,
+        requests: Vec<Request>,
+        mut observation: Observation,
+    ) -> Result<Answers, Failure> {
+        let starts = requests.into_iter().map(|request| self.dispatch.answer(model, request));
+        let answers = match try_join_all(starts).await {
+            Ok(answers) => answers,
+            Err(failure) => {
+                observation.failed(&failure);
+                return Err(failure);
+            }
+        };
+        answers.iter().for_each(|answer| observation.called(answer.called));
+        let open = answers.len();
+        let choice = |(index, answer): (usize, crate::dispatch::Answer)| {
+            answer.into_stream().map(move |delta| (index, delta)).boxed()
+        };
+        let choices = select_all(answers.into_iter().enumerate().map(choice)).boxed();
+        Ok(Answers { choices, open, observation })
+    }
+}
+
+impl Answers {
+    /// How many choices have not ended.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// The next piece and whose it is; None once every choice has ended. A failure is the last item.
+    pub(super) async fn next(&mut self) -> Option<Result<(usize, Delta), Failure>> {
+        if self.open == 0 {
+            return None;
+        }
+        let (index, result) = self.choices.next().await?;
+        Some(match result {
+            Ok(delta) => {
+                self.observation.passed(&delta);
+                if delta.finish.is_some() {
+                    self.open -= 1;
+                }
+                if self.open == 0 {
+                    self.observation.done();
+                }
+                Ok((index, delta))
+            }
+            Err(failure) => {
+                self.observation.failed(&failure);
+                self.open = 0;
+                self.choices = futures_util::stream::empty().boxed();
+                Err(failure)
+            }
+        })
+    }
+}

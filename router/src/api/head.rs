@@ -1,0 +1,128 @@
+//! What a request's head says beside its path: ids, class, deadline, priority.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
+use penstock_proto::{DataClass, Priority, RequestId, headers};
+use tokio::time::Instant;
+
+use crate::request::Failure;
+
+/// The longest id of a client's that is echoed.
+const CLIENT_ID_LIMIT: usize = 128;
+/// The longest deadline: a day.
+const DEADLINE_LIMIT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A request's head, read.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) id: RequestId,
+    pub(super) class: DataClass,
+    pub(super) priority: Priority,
+    pub(super) deadline: Instant,
+}
+
+/// The client's own id, where it has one that can be echoed: up to 128 visible ASCII characters.
+pub(super) fn client_id(map: &HeaderMap) -> Option<HeaderValue> {
+    let id = map.get(headers::REQUEST_ID)?;
+    let bytes = id.as_bytes();
+    let sane = !bytes.is_empty() && bytes.len() <= CLIENT_ID_LIMIT && bytes.iter().all(u8::is_ascii_graphic);
+    sane.then(|| id.clone())
+}
+
+/// Reads the head of a request that came `now`.
+pub(super) fn read(map: &HeaderMap, id: RequestId, now: Instant, default: Duration) -> Result<Head, Failure> {
+    let mut classes = words::<DataClass>(map, headers::CLASS)?;
+    let class = classes.try_fold(DataClass::Internal, |highest, class| class.map(|class| highest.max(class)))?;
+    let priority = words::<Priority>(map, headers::PRIORITY)?.next().transpose()?.unwrap_or_default();
+    let deadline = match text(map, headers::DEADLINE_MS)?.next() {
+        None => default,
+        Some(value) => Duration::from_millis(millis(value)?),
+    };
+    Ok(Head { id, class, priority, deadline: now + deadline })
+}
+
+fn millis(value: &str) -> Result<u64, Failure> {
+    let millis = value.parse().ok().filter(|millis| (1..=DEADLINE_LIMIT_MS).contains(millis));
+    millis.ok_or_else(|| {
+        let message = format!("{} must be a whole number from 1 to {DEADLINE_LIMIT_MS}", headers::DEADLINE_MS);
+        Failure::field(headers::DEADLINE_MS, message)
+    })
+}
+
+/// The values of a header, one at least readable or none at all.
+fn text<'a>(map: &'a HeaderMap, name: &'static str) -> Result<impl Iterator<Item = &'a str> + use<'a>, Failure> {
+    let values: Result<Vec<&str>, _> = map.get_all(name).iter().map(HeaderValue::to_str).collect();
+    let values = values.map_err(|_| Failure::field(name, format!("{name} must be visible ASCII")))?;
+    Ok(values.into_iter().map(str::trim))
+}
+
+fn words<'a, T>(
+    map: &'a HeaderMap,
+    name: &'static str,
+) -> Result<impl Iterator<Item = Result<T, Failure>> + use<'a, T>, Failure>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    let parse = move |value: &str| value.parse().map_err(|error| Failure::field(name, format!("{name}: {error}")));
+    Ok(text(map, name)?.map(parse))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn read_at(now: Instant, headers: &[(&'static str, &str)]) -> Result<Head, Failure> {
+        read(&map(headers), RequestId::generate(), now, Duration::from_secs(600))
+    }
+
+    #[tokio::test]
+    async fn a_class_only_rises() {
+        let class = |headers: &[(&'static str, &str)]| read_at(Instant::now(), headers).unwrap().class;
+        assert_eq!(class(&[]), DataClass::Internal);
+        assert_eq!(class(&[("x-penstock-class", "public")]), DataClass::Internal);
+        assert_eq!(class(&[("x-penstock-class", "restricted")]), DataClass::Restricted);
+        let both = [("x-penstock-class", "restricted"), ("x-penstock-class", "confidential")];
+        assert_eq!(class(&both), DataClass::Restricted);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_is_the_clients_or_the_default() {
+        let now = Instant::now();
+        assert_eq!(read_at(now, &[]).unwrap().deadline, now + Duration::from_secs(600));
+        let head = read_at(now, &[("x-penstock-deadline-ms", "250")]).unwrap();
+        assert_eq!(head.deadline, now + Duration::from_millis(250));
+    }
+
+    #[tokio::test]
+    async fn a_bad_value_is_refused_under_its_headers_name() {
+        for (name, value) in [
+            ("x-penstock-class", "secret"),
+            ("x-penstock-priority", "urgent"),
+            ("x-penstock-deadline-ms", "0"),
+            ("x-penstock-deadline-ms", "-5"),
+            ("x-penstock-deadline-ms", "1e3"),
+            ("x-penstock-deadline-ms", "99999999999999999999"),
+        ] {
+            let failure = read_at(Instant::now(), &[(name, value)]).unwrap_err();
+            assert_eq!(failure.param.as_deref(), Some(name), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_sane_id_is_echoed() {
+        let echoed = |id: &str| client_id(&map(&[("x-request-id", id)])).is_some();
+        assert!(echoed("a-b_c:1") && echoed(&"x".repeat(128)));
+        assert!(!echoed("") && !echoed("a b") && !echoed(&"x".repeat(129)));
+    }
+}

@@ -1,0 +1,185 @@
+//! The body of a chat completion.
+
+use serde_json::{Map, Value};
+
+use super::{Ask, delivery, model, sampling, unserved};
+use crate::api::json::{Field, Object};
+use crate::request::{Chat, Failure, Input, Message, Role};
+
+/// Messages of one conversation.
+const MESSAGES: usize = 10_000;
+/// Parts of one message.
+const PARTS: usize = 1000;
+/// Bytes of JSON for the template's variables.
+const KWARGS_BYTES: usize = 64 << 10;
+
+/// Reads the body; what nobody knows stays in the object, or goes to `ignored` from within.
+pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Ask, Failure> {
+    let model = model(object)?;
+    let chat = chat(object, ignored)?;
+    let (sampling, max_tokens_name) = sampling::decode(object, &["max_completion_tokens", "max_tokens"])?;
+    let stop = sampling::stop(object)?;
+    let delivery = delivery(object, ignored)?;
+    unserved::check(object, unserved::COMMON)?;
+    unserved::check(object, unserved::CHAT)?;
+    unserved::ABOUT.iter().for_each(|name| drop(object.take(name)));
+    Ok(Ask { model, inputs: vec![Input::Chat(chat)], sampling, stop, delivery, max_tokens_name })
+}
+
+/// The conversation of a body.
+pub(super) fn chat(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Chat, Failure> {
+    let field = object.need("messages")?;
+    let messages = field.items(MESSAGES)?.iter().map(|item| message(item, ignored)).collect::<Result<Vec<_>, _>>()?;
+    if messages.is_empty() {
+        return Err(field.refuse("must have at least one message"));
+    }
+    let prompt = object.take("add_generation_prompt").map(|field| field.bool()).transpose()?;
+    let kwargs = object.take("chat_template_kwargs").map(|field| kwargs(&field)).transpose()?;
+    Ok(Chat { messages, add_generation_prompt: prompt.unwrap_or(true), template_kwargs: kwargs.unwrap_or_default() })
+}
+
+fn message(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Message, Failure> {
+    let mut object = field.object()?;
+    let role = role(&object.need("role")?)?;
+    unserved::check(&mut object, unserved::MESSAGE)?;
+    let content = match (object.take("content"), role) {
+        (Some(content), _) => text(&content)?,
+        (None, Role::Assistant) => String::new(),
+        (None, Role::System | Role::User) => {
+            let path = format!("{}.content", field.path());
+            return Err(Failure::field(path.clone(), format!("{path} must be a string or an array of parts")));
+        }
+    };
+    let name = object.take("name").map(|field| field.string()).transpose()?;
+    ignored.extend(object.left());
+    Ok(Message { role, name, content })
+}
+
+fn role(field: &Field<'_>) -> Result<Role, Failure> {
+    match field.string()?.as_str() {
+        "system" | "developer" => Ok(Role::System),
+        "user" => Ok(Role::User),
+        "assistant" => Ok(Role::Assistant),
+        role @ ("tool" | "function") => Err(field.refuse(format!("is {role}, which is not served"))),
+        _ => Err(field.refuse("must be system, developer, user or assistant")),
+    }
+}
+
+/// A string, or parts of text with line ends between them, as vLLM joins them.
+fn text(field: &Field<'_>) -> Result<String, Failure> {
+    match field.kind() {
+        "a string" => field.string(),
+        "an array" => {
+            let parts = field.items(PARTS)?;
+            if parts.is_empty() {
+                return Err(field.refuse("must have at least one part"));
+            }
+            Ok(parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.join("\n"))
+        }
+        other => Err(field.refuse(format!("must be a string or an array of parts, not {other}"))),
+    }
+}
+
+fn part(field: &Field<'_>) -> Result<String, Failure> {
+    let mut object = field.object()?;
+    let kind = object.need("type")?;
+    match kind.string()?.as_str() {
+        "text" => object.need("text")?.string(),
+        other => {
+            let shown: String = other.chars().take(32).collect();
+            Err(kind.refuse(format!("must be text; {shown:?} is not served")))
+        }
+    }
+}
+
+fn kwargs(field: &Field<'_>) -> Result<Map<String, Value>, Failure> {
+    if field.json().len() > KWARGS_BYTES {
+        return Err(field.refuse(format!("must have at most {KWARGS_BYTES} bytes")));
+    }
+    if field.kind() != "an object" {
+        return Err(field.refuse(format!("must be an object, not {}", field.kind())));
+    }
+    serde_json::from_str(field.json()).map_err(|error| field.refuse(format!("cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::openai::Delivery;
+
+    fn decoded(json: &str) -> Result<(Ask, Vec<String>), Failure> {
+        let mut ignored = Vec::new();
+        let mut object = Object::body(json.as_bytes()).unwrap();
+        let ask = decode(&mut object, &mut ignored)?;
+        ignored.extend(object.left());
+        Ok((ask, ignored))
+    }
+
+    fn with(messages: &str) -> Result<Vec<Message>, Failure> {
+        let (ask, _) = decoded(&format!(r#"{{"model":"m","messages":{messages}}}"#))?;
+        match &ask.inputs[..] {
+            [Input::Chat(chat)] => Ok(chat.messages.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn messages_are_text_whole_or_in_parts() {
+        let messages = with(
+            r#"[{"role":"developer","content":"be kind"},
+                {"role":"user","name":"ann","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
+                {"role":"assistant","content":null,"refusal":null,"tool_calls":[],"annotations":[]}]"#,
+        );
+        let message = |role, name: Option<&str>, content: &str| Message {
+            role,
+            name: name.map(str::to_owned),
+            content: content.to_owned(),
+        };
+        let expected = vec![
+            message(Role::System, None, "be kind"),
+            message(Role::User, Some("ann"), "a\nb"),
+            message(Role::Assistant, None, ""),
+        ];
+        assert_eq!(messages, Ok(expected));
+    }
+
+    #[test]
+    fn a_message_that_is_none_is_refused_where_it_stands() {
+        for (messages, param) in [
+            ("[]", "messages"),
+            ("{}", "messages"),
+            (r#"["hi"]"#, "messages[0]"),
+            (r#"[{"content":"hi"}]"#, "messages[0].role"),
+            (r#"[{"role":"wizard","content":"hi"}]"#, "messages[0].role"),
+            (r#"[{"role":"tool","content":"hi"}]"#, "messages[0].role"),
+            (r#"[{"role":"user","content":"hi"},{"role":"user","content":5}]"#, "messages[1].content"),
+            (r#"[{"role":"user","content":null}]"#, "messages[0].content"),
+            (r#"[{"role":"user"}]"#, "messages[0].content"),
+            (r#"[{"role":"user","content":[]}]"#, "messages[0].content"),
+            (r#"[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]"#, "messages[0].content[0].type"),
+            (r#"[{"role":"user","content":[{"type":"text"}]}]"#, "messages[0].content[0].text"),
+            (r#"[{"role":"assistant","content":"","tool_calls":[{}]}]"#, "messages[0].tool_calls"),
+        ] {
+            assert_eq!(with(messages).unwrap_err().param.as_deref(), Some(param), "{messages}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_is_named_and_what_tells_about_the_caller_is_not() {
+        let json = r#"{"model":"m","messages":[{"role":"user","content":"hi","mood":1}],"user":"u","metadata":{"a":"b"},
+                       "store":false,"temprature":1,"stream":true,"stream_options":{"include_usage":true,"pace":1}}"#;
+        let (ask, mut ignored) = decoded(json).unwrap();
+        ignored.sort();
+        assert_eq!(ignored, ["messages[0].mood", "stream_options.pace", "temprature"]);
+        assert_eq!(ask.delivery, Delivery::Streamed { usage: true });
+        let early = decoded(r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream_options":{}}"#);
+        assert_eq!(early.map(|_| ()).unwrap_err().param.as_deref(), Some("stream_options"));
+    }
+
+    #[test]
+    fn the_model_must_be_named() {
+        for json in [r#"{"messages":[]}"#, r#"{"model":5,"messages":[]}"#, r#"{"model":"a b","messages":[]}"#] {
+            assert_eq!(decoded(json).map(|_| ()).unwrap_err().param.as_deref(), Some("model"));
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The router's settings: typed, with their defaults, checked at start. The command line fills them; nothing here reads
+//! the environment.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Settings of one router.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the HTTP faces listen; port 0 takes a free one.
+    pub http: SocketAddr,
+    /// Serves without keys on any address, and lets foreign Host and Origin headers in.
+    pub insecure: bool,
+    /// The time that a request has when it names none.
+    pub deadline: Duration,
+    /// How long a drain waits for what is in flight.
+    pub grace: Duration,
+    /// What a client may take of the HTTP server.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            insecure: false,
+            deadline: Duration::from_secs(600),
+            grace: Duration::from_secs(600),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What clients may take of an HTTP server. Each limit bounds memory or time that a silent, slow or greedy client
+/// would hold.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once; one more is closed as it comes.
+    pub connections: usize,
+    /// HTTP/2 streams at once on one connection.
+    pub streams: u32,
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// From the connection's start to its first whole head.
+    pub head_time: Duration,
+    /// From the end of the last answer to the next whole head.
+    pub idle_time: Duration,
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// For the whole of a body.
+    pub body_time: Duration,
+    /// Between two pieces of a body.
+    pub body_idle: Duration,
+    /// How long a client may leave a piece of its answer unread before the connection is dropped.
+    pub stall_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            streams: 128,
+            head_bytes: 64 << 10,
+            head_time: Duration::from_secs(10),
+            idle_time: Duration::from_secs(75),
+            body_bytes: 8 << 20,
+            body_time: Duration::from_secs(30),
+            body_idle: Duration::from_secs(10),
+            stall_time: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The task that owns the members: connects to those that join, fetches what they serve, publishes snapshots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use penstock_cluster::MemberEvent;
+use penstock_cluster::membership::{Member, MemberState as Joined};
+use penstock_proto::{ModelName, WorkerName};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::{Connect, ConnectError, Model, Snapshot};
+use crate::metrics::{MemberState, Metrics};
+use crate::prompt::{self, ModelText};
+use crate::replica::{FetchError, Fetched, Replica, fetch};
+
+/// Between two attempts to fetch from one member, doubled each time from the first to the last.
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+
+/// What is known of a member.
+struct Slot {
+    member: Member,
+    state: State,
+}
+
+enum State {
+    /// It has said that it takes no work yet.
+    Waiting,
+    Loading {
+        /// Which attempt counts: an older one's result is of another time.
+        attempt: u64,
+        task: AbortHandle,
+    },
+    Loaded(Vec<Served>),
+}
+
+/// A model that a member serves, ready for use.
+struct Served {
+    name: ModelName,
+    text: Arc<ModelText>,
+    replica: Arc<Replica>,
+}
+
+struct Loaded {
+    worker: WorkerName,
+    attempt: u64,
+    served: Vec<Served>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Text(#[from] prompt::Error),
+    #[error("reading the model's text files panicked")]
+    Panicked,
+}
+
+pub(super) struct Keeper {
+    loader: Loader,
+    metrics: Arc<Metrics>,
+    publish: watch::Sender<Arc<Snapshot>>,
+    slots: BTreeMap<WorkerName, Slot>,
+    loads: JoinSet<Loaded>,
+    attempts: u64,
+}
+
+impl Keeper {
+    pub(super) fn new(connect: Connect, metrics: Arc<Metrics>, publish: watch::Sender<Arc<Snapshot>>) -> Self {
+        let loader = Loader { connect, texts: Arc::default() };
+        Self { loader, metrics, publish, slots: BTreeMap::new(), loads: JoinSet::new(), attempts: 0 }
+    }
+
+    /// Runs for ever: once `members` has ended, on what was last known.
+    pub(super) async fn run(mut self, members: impl Stream<Item = MemberEvent>) {
+        let mut members = pin!(members.fuse());
+        loop {
+            tokio::select! {
+                Some(event) = members.next() => self.take(event),
+                Some(loaded) = self.loads.join_next() => {
+                    // One that was aborted has nothing to add.
+                    if let Ok(loaded) = loaded {
+                        self.loaded(loaded);
+                    }
+                }
+                else => {
+                    tracing::error!("nobody tells of members any more; serving on with the last known ones");
+                    return std::future::pending().await;
+                }
+            }
+            self.publish();
+        }
+    }
+
+    fn take(&mut self, event: MemberEvent) {
+        match event {
+            MemberEvent::Joined(member) | MemberEvent::Changed(member) => self.put(member),
+            MemberEvent::Left(worker) => {
+                tracing::info!(%worker, "worker left");
+                self.remove(&worker);
+            }
+            MemberEvent::Synced => {}
+        }
+    }
+
+    /// A member is new or not what it was.
+    fn put(&mut self, member: Member) {
+        let name = member.name.clone();
+        if !self.slots.get(&name).is_some_and(|slot| is_same_worker(&slot.member, &member)) {
+            self.remove(&name);
+        }
+        let (loader, attempt) = (self.loader.clone(), self.attempts);
+        let slot = self.slots.entry(name).or_insert_with(|| Slot { member: member.clone(), state: State::Waiting });
+        slot.member = member.clone();
+        match (&slot.state, member.state) {
+            (State::Waiting, Joined::Ready | Joined::Draining) => {
+                let task = self.loads.spawn(loader.load(member, attempt));
+                slot.state = State::Loading { attempt, task };
+                self.attempts += 1;
+            }
+            (State::Waiting, Joined::Loading) | (State::Loading { .. }, _) => {}
+            (State::Loaded(_), _) => slot.apply_state(),
+        }
+    }
+
+    fn remove(&mut self, worker: &WorkerName) {
+        if let Some(Slot { state: State::Loading { task, .. }, .. }) = self.slots.remove(worker) {
+            task.abort();
+        }
+    }
+
+    fn loaded(&mut self, loaded: Loaded) {
+        let Some(slot) = self.slots.get_mut(&loaded.worker) else { return };
+        if matches!(slot.state, State::Loading { attempt, .. } if attempt == loaded.attempt) {
+            tracing::info!(worker = %loaded.worker, endpoint = slot.member.endpoint, "worker joined");
+            slot.state = State::Loaded(loaded.served);
+            slot.apply_state();
+        }
+    }
+
+    fn publish(&self) {
+        let before = Arc::clone(&self.publish.borrow());
+        let snapshot = self.snapshot(&before);
+        let mut counts = MemberState::ALL.map(|state| (state, 0_usize));
+        for slot in self.slots.values() {
+            let state = slot.state_in(&snapshot);
+            counts.iter_mut().filter(|(of, _)| *of == state).for_each(|(_, count)| *count += 1);
+        }
+        counts.iter().for_each(|(state, count)| self.metrics.members(*state, *count));
+        self.publish.send_replace(Arc::new(snapshot));
+    }
+
+    /// What is served now. Of a name only one digest is served at a time, since a prompt is encoded for one: that of
+    /// `before` as long as somebody has it.
+    fn snapshot(&self, before: &Snapshot) -> Snapshot {
+        let mut by_name: BTreeMap<&ModelName, Vec<&Served>> = BTreeMap::new();
+        for served in self.slots.values().flat_map(Slot::served) {
+            by_name.entry(&served.name).or_default().push(served);
+        }
+        let mut models = BTreeMap::new();
+        for (name, model) in &before.models {
+            if !by_name.contains_key(name) {
+                models.insert(name.clone(), Arc::new(model.with_replicas(Vec::new())));
+            }
+        }
+        for (name, served) in by_name {
+            let known = before.models.get(name);
+            let leader = known
+                .and_then(|model| served.iter().find(|served| served.replica.card().digest == model.card.digest))
+                .unwrap_or(&served[0]);
+            let digest = &leader.replica.card().digest;
+            let same = served.iter().filter(|served| served.replica.card().digest == *digest);
+            let replicas = same.map(|served| Arc::clone(&served.replica)).collect();
+            let model = match known.filter(|model| model.card.digest == *digest) {
+                Some(model) => model.with_replicas(replicas),
+                None => leader.first_seen(replicas),
+            };
+            models.insert(name.clone(), Arc::new(model));
+        }
+        Snapshot { models }
+    }
+}
+
+/// Whether what was loaded from the one holds for the other.
+fn is_same_worker(known: &Member, told: &Member) -> bool {
+    known.epoch == told.epoch && known.endpoint == told.endpoint && known.models == told.models
+}
+
+impl Slot {
+    fn served(&self) -> &[Served] {
+        match &self.state {
+            State::Waiting | State::Loading { .. } => &[],
+            State::Loaded(served) => served,
+        }
+    }
+
+    fn apply_state(&self) {
+        let draining = self.member.state != Joined::Ready;
+        self.served().iter().for_each(|served| served.replica.set_draining(draining));
+    }
+
+    fn state_in(&self, snapshot: &Snapshot) -> MemberState {
+        let takes_part = |served: &Served| {
+            let model = snapshot.models.get(&served.name);
+            model.is_some_and(|model| model.replicas.iter().any(|replica| Arc::ptr_eq(replica, &served.replica)))
+        };
+        match (&self.state, self.member.state) {
+            (State::Waiting | State::Loading { .. }, _) => MemberState::Loading,
+            (State::Loaded(served), _) if !served.iter().any(takes_part) => MemberState::Mismatched,
+            (State::Loaded(_), Joined::Loading | Joined::Draining) => MemberState::Draining,
+            (State::Loaded(_), Joined::Ready) => MemberState::Ready,
+        }
+    }
+}
+
+impl Served {
+    fn first_seen(&self, replicas: Vec<Arc<Replica>>) -> Model {
+        let (name, card, text) = (self.name.clone(), self.replica.card().clone(), Arc::clone(&self.text));
+        Model { name, card, text, created: penstock_proto::time::unix_now().as_secs(), replicas }
+    }
+}
+
+impl Model {
+    fn with_replicas(&self, replicas: Vec<Arc<Replica>>) -> Self {
+        let (name, card, text) = (self.name.clone(), self.card.clone(), Arc::clone(&self.text));
+        Self { name, card, text, created: self.created, replicas }
+    }
+}
+
+/// Connects and fetches, again and again until it has succeeded.
+#[derive(Clone)]
+struct Loader {
+    connect: Connect,
+    /// What was built, by digest, as long as somebody uses it.
+    texts: Arc<Mutex<HashMap<String, Weak<ModelText>>>>,
+}
+
+impl Loader {
+    async fn load(self, member: Member, attempt: u64) -> Loaded {
+        let [mut pause, longest] = RETRY;
+        loop {
+            match self.fetch_all(&member).await {
+                Ok(served) => return Loaded { worker: member.name, attempt, served },
+                Err(error) => {
+                    let (worker, endpoint) = (&member.name, &member.endpoint);
+                    tracing::warn!(%worker, endpoint, %error, "cannot take a worker in yet");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    async fn fetch_all(&self, member: &Member) -> Result<Vec<Served>, LoadError> {
+        let channel = (self.connect)(&member.endpoint)?;
+        let mut served = Vec::new();
+        for model in &member.models {
+            let fetched = fetch(channel.clone(), &model.name, &model.digest).await?;
+            let text = self.text(&fetched).await?;
+            let replica = Arc::new(Replica::new(member.name.clone(), channel.clone(), fetched.card));
+            served.push(Served { name: model.name.clone(), text, replica });
+        }
+        Ok(served)
+    }
+
+    async fn text(&self, fetched: &Fetched) -> Result<Arc<ModelText>, LoadError> {
+        let digest = &fetched.card.digest;
+        if let Some(text) =
+            self.texts.lock().unwrap_or_else(PoisonError::into_inner).get(digest).and_then(Weak::upgrade)
+        {
+            return Ok(text);
+        }
+        let files = fetched.files.clone();
+        // Large vocabularies take a second.
+        let built = tokio::task::spawn_blocking(move || ModelText::new(&files)).await;
+        let text = Arc::new(built.map_err(|_| LoadError::Panicked)??);
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.retain(|_, text| text.strong_count() > 0);
+        texts.insert(digest.clone(), Arc::downgrade(&text));
+        Ok(text)
+    }
+}

@@ -1,0 +1,189 @@
+//! One worker's one model: its channel, what it has in flight, and its side of the protocol. The only file that knows the
+//! worker protocol's messages, with [`events`], which holds a worker to what it promised.
+
+mod events;
+mod fetch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use penstock_proto::worker::{SamplingParams, WorkerClient, WorkerGenerateRequest};
+use penstock_proto::{DataClass, ErrorCode, Priority, RequestId, TenantName, WorkerName};
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::request::Failure;
+
+pub(crate) use events::{Event, Events};
+pub(crate) use fetch::{FetchError, Fetched, fetch};
+
+/// What the router must know of a model's weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Card {
+    /// The digest of the weights' file; prompts are encoded for it.
+    pub(crate) digest: String,
+    /// Tokens that a prompt and its answer may take together.
+    pub(crate) context_length: u32,
+    /// Ids are below it.
+    pub(crate) vocab_size: u32,
+}
+
+/// One worker, serving one model.
+pub(crate) struct Replica {
+    worker: WorkerName,
+    client: WorkerClient<Channel>,
+    card: Card,
+    in_flight: Arc<AtomicUsize>,
+    draining: AtomicBool,
+}
+
+/// A prompt on its way to a worker, with every default filled.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) id: RequestId,
+    pub(crate) tenant: TenantName,
+    pub(crate) class: DataClass,
+    pub(crate) priority: Priority,
+    pub(crate) deadline: Instant,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) sampling: Filled,
+}
+
+/// How tokens are chosen, nothing left open. See [`crate::request::Sampling`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Filled {
+    pub(crate) seed: u64,
+    pub(crate) temperature: f32,
+    pub(crate) top_k: u32,
+    pub(crate) top_p: f32,
+    pub(crate) min_p: f32,
+    pub(crate) repetition_penalty: f32,
+    pub(crate) presence_penalty: f32,
+    pub(crate) frequency_penalty: f32,
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    pub(crate) max_tokens: u32,
+    pub(crate) min_tokens: u32,
+    pub(crate) ignore_eos: bool,
+    pub(crate) stop_token_ids: Vec<u32>,
+}
+
+impl Replica {
+    pub(crate) fn new(worker: WorkerName, channel: Channel, card: Card) -> Self {
+        let client = WorkerClient::new(channel);
+        Self { worker, client, card, in_flight: Arc::default(), draining: AtomicBool::new(false) }
+    }
+
+    /// Whose it is.
+    pub(crate) fn worker(&self) -> &WorkerName {
+        &self.worker
+    }
+
+    /// What it serves.
+    pub(crate) fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Calls that have not ended; None while it takes no new ones.
+    pub(crate) fn load(&self) -> Option<usize> {
+        (!self.draining.load(Ordering::Relaxed)).then(|| self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// Whether it takes new calls, as its membership tells.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+    }
+
+    /// Starts a call, counted as in flight from here until the events are dropped.
+    pub(crate) async fn generate(self: &Arc<Self>, call: &Call) -> Result<Events, Failure> {
+        let in_flight = InFlight::enter(&self.in_flight);
+        let request = tonic::Request::new(message(call, &self.card.digest));
+        match self.client.clone().generate(request).await {
+            Ok(response) => Ok(Events::new(response.into_inner(), Arc::clone(self), in_flight, call)),
+            Err(status) => Err(self.failure(&status)),
+        }
+    }
+
+    /// What a client is told of a worker's status. One that no Penstock process made means that the worker is lost.
+    fn failure(&self, status: &Status) -> Failure {
+        match ErrorCode::from_status(status) {
+            Some((code, param)) => Failure { code, message: status.message().to_owned(), param, retry_after: None },
+            None => {
+                tracing::warn!(worker = %self.worker, code = ?status.code(), message = status.message(), "worker lost");
+                lost()
+            }
+        }
+    }
+
+    /// A worker that breaks the protocol is not to be believed any further.
+    fn liar(&self, lie: events::Lie) -> Failure {
+        tracing::error!(worker = %self.worker, %lie, "worker broke the protocol");
+        lost()
+    }
+}
+
+fn lost() -> Failure {
+    Failure::new(ErrorCode::WorkerLost, "the worker was lost before the answer was complete")
+}
+
+/// A call that has not ended.
+pub(crate) struct InFlight {
+    count: Arc<AtomicUsize>,
+}
+
+impl InFlight {
+    fn enter(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self { count: Arc::clone(count) }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn message(call: &Call, digest: &str) -> WorkerGenerateRequest {
+    use penstock_proto::worker::{DataClass as ClassMessage, Priority as PriorityMessage};
+    WorkerGenerateRequest {
+        request_id: call.id.to_string(),
+        tenant: call.tenant.to_string(),
+        priority: PriorityMessage::from(call.priority).into(),
+        deadline_unix_ms: unix_millis(call.deadline),
+        class: ClassMessage::from(call.class).into(),
+        cache_salt: Vec::new(),
+        model_digest: digest.to_owned(),
+        adapter_digest: String::new(),
+        prompt_ids: call.prompt.clone(),
+        resume_tokens: Vec::new(),
+        sampling: Some(sampling(&call.sampling)),
+        constraint: None,
+    }
+}
+
+fn unix_millis(deadline: Instant) -> u64 {
+    let left: Duration = deadline.saturating_duration_since(Instant::now());
+    u64::try_from((penstock_proto::time::unix_now() + left).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn sampling(filled: &Filled) -> SamplingParams {
+    SamplingParams {
+        seed: filled.seed,
+        choice_index: 0,
+        temperature: filled.temperature,
+        top_k: filled.top_k,
+        top_p: filled.top_p,
+        min_p: filled.min_p,
+        repetition_penalty: filled.repetition_penalty,
+        presence_penalty: filled.presence_penalty,
+        frequency_penalty: filled.frequency_penalty,
+        logit_bias: filled.logit_bias.iter().copied().collect(),
+        max_tokens: filled.max_tokens,
+        min_tokens: filled.min_tokens,
+        ignore_eos: filled.ignore_eos,
+        stop_token_ids: filled.stop_token_ids.clone(),
+        top_logprobs: 0,
+    }
+}
