@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use crate::isa::Isa;
+use crate::matrix::Activation;
 use crate::threads::Threads;
 
 /// What operations run on. One operation at a time uses all its threads.
@@ -17,7 +18,9 @@ pub struct Cpu {
 pub(crate) struct Scratch {
     /// Rows of an input after its norm or gate, then each thread's part of attention.
     pub(crate) values: Vec<f32>,
-    /// Rows of an input in the form that a matrix multiplies.
+    /// Rows of an input in 8 bits.
+    pub(crate) activations: Vec<Activation>,
+    /// Rows of an input in the form of ggml that a matrix multiplies.
     pub(crate) words: Vec<u64>,
     /// Attention's work list.
     pub(crate) tiles: Vec<crate::attention::Tile>,

@@ -17,7 +17,6 @@ pub(crate) use scalar::Scalar;
 pub(crate) const LANES: usize = 16;
 
 /// Sixteen f32 values.
-#[cfg_attr(not(test), expect(dead_code, reason = "integer lanes are for the repacked products, which come next"))]
 pub(crate) trait Lanes: Copy {
     /// Sixteen i32 values.
     type Ints: Copy;

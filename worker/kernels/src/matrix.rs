@@ -1,16 +1,20 @@
 //! Weight matrices: rows are outputs, columns are inputs. A row of a product depends on its own row of the input alone,
 //! to the bit, however many rows there are and on however many threads.
 
+mod panels;
 mod plain;
 
 use crate::cpu::{Cpu, grown};
 use crate::format::Format;
 use crate::isa::Kernel;
-use crate::lanes::Lanes;
+use crate::lanes::{LANES, Lanes};
 use crate::rows::{Input, Output};
 use crate::shared::Shared;
 use crate::threads::Worker;
+use panels::Panels;
 use plain::Plain;
+
+pub(crate) use panels::Activation;
 
 /// Why bytes are no matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +49,12 @@ pub struct Matrix {
 struct Part {
     /// Its first row in the matrix.
     start: usize,
-    weights: Plain,
+    weights: Weights,
+}
+
+enum Weights {
+    Panels(Panels),
+    Plain(Plain),
 }
 
 impl Matrix {
@@ -61,7 +70,7 @@ impl Matrix {
                 }
             }
             let slices: Vec<&[u8]> = run.iter().map(|part| part.1).collect();
-            let part = Part { start: matrix.rows, weights: Plain::new(format, cols, &slices) };
+            let part = Part { start: matrix.rows, weights: Weights::new(format, cols, &slices) };
             matrix.rows += part.weights.rows();
             matrix.parts.push(part);
         }
@@ -105,17 +114,57 @@ impl Matrix {
         };
         assert_eq!(out.len(), m * self.rows, "the output of {m} rows does not fit [{}, {}]", self.rows, self.cols);
         let words = self.parts.iter().map(|part| part.weights.activation_words()).max().unwrap_or(0);
+        let blocks = Activation::blocks(self.cols);
         let product = Product {
             matrix: self,
             input,
             m,
             values: Shared::new(grown(&mut cpu.scratch.values, m * self.cols)),
-            activations: Shared::new(grown(&mut cpu.scratch.words, m * words)),
+            activations: Shared::new(grown(&mut cpu.scratch.activations, m * blocks)),
+            words: Shared::new(grown(&mut cpu.scratch.words, m * words)),
             out: Shared::new(out),
             add,
         };
         let isa = cpu.isa;
         cpu.threads.run(&|worker| isa.run(ProductPart { product: &product, worker }));
+    }
+}
+
+impl Weights {
+    fn new(format: Format, cols: usize, parts: &[&[u8]]) -> Self {
+        match Panels::new(format, cols, parts) {
+            Some(panels) => Self::Panels(panels),
+            None => Self::Plain(Plain::new(format, cols, parts)),
+        }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Panels(panels) => panels.rows(),
+            Self::Plain(plain) => plain.rows(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Panels(panels) => panels.bytes(),
+            Self::Plain(plain) => plain.bytes(),
+        }
+    }
+
+    fn row(&self, index: usize, out: &mut [f32]) {
+        match self {
+            Self::Panels(panels) => panels.row(index, out),
+            Self::Plain(plain) => plain.row(index, out),
+        }
+    }
+
+    /// Words that a row of input takes in the form of ggml.
+    fn activation_words(&self) -> usize {
+        match self {
+            Self::Panels(_) => 0,
+            Self::Plain(plain) => plain.activation_words(),
+        }
     }
 }
 
@@ -127,8 +176,10 @@ struct Product<'a> {
     m: usize,
     /// The input's rows `[m, cols]`.
     values: Shared<'a, f32>,
-    /// The input's rows as the part at hand wants them.
-    activations: Shared<'a, u64>,
+    /// The input's rows as panels want them.
+    activations: Shared<'a, Activation>,
+    /// The input's rows as a part in ggml's form wants them.
+    words: Shared<'a, u64>,
     /// `[m, rows]`.
     out: Shared<'a, f32>,
     /// Whether the product is added to the output.
@@ -145,8 +196,7 @@ impl Kernel for ProductPart<'_> {
     fn run<L: Lanes>(self) {
         let Self { product, worker } = self;
         let cols = product.matrix.cols;
-        let own = worker.part(product.m);
-        for row in own.clone() {
+        for row in worker.part(product.m) {
             // SAFETY: each row belongs to one thread.
             product.input.row::<L>(row, unsafe { product.values.slice(row * cols, cols) });
         }
@@ -154,22 +204,58 @@ impl Kernel for ProductPart<'_> {
             if i > 0 {
                 worker.wait();
             }
-            let words = part.weights.activation_words();
-            for row in own.clone() {
-                // SAFETY: each row belongs to one thread, and all are done with the part before.
-                let (values, to) =
-                    unsafe { (product.values.slice(row * cols, cols), product.activations.slice(row * words, words)) };
-                part.weights.activate(values, to);
+            match &part.weights {
+                Weights::Panels(panels) => product.panels::<L>(worker, part.start, panels),
+                Weights::Plain(plain) => product.plain(worker, part.start, plain),
             }
-            worker.wait();
-            // SAFETY: nobody writes activations before the next wait.
-            let activations = unsafe { product.activations.all() };
-            let rows = worker.part(part.weights.rows());
-            for t in 0..product.m {
-                // SAFETY: each output column belongs to one thread.
-                let out = unsafe { product.out.slice(t * product.matrix.rows + part.start + rows.start, rows.len()) };
-                part.weights.multiply(rows.start, &activations[t * words..][..words], out, product.add);
+        }
+    }
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn panels<L: Lanes>(&self, worker: Worker<'_>, start: usize, panels: &Panels) {
+        let cols = self.matrix.cols;
+        let blocks = Activation::blocks(cols);
+        for row in worker.part(self.m) {
+            // SAFETY: each row belongs to one thread, and all are done with the part before.
+            let (values, to) =
+                unsafe { (self.values.slice(row * cols, cols), self.activations.slice(row * blocks, blocks)) };
+            Activation::quantise::<L>(values, to);
+        }
+        worker.wait();
+        // SAFETY: nobody writes activations before the next wait.
+        let input = unsafe { &self.activations.all()[..self.m * blocks] };
+        panels.multiply::<L>(input, worker.part(panels.count()), |t, rows, sums| {
+            // SAFETY: each output column belongs to one thread.
+            let out = unsafe { self.out.slice(t * self.matrix.rows + start + rows.start, rows.len()) };
+            match out.first_chunk_mut::<LANES>() {
+                Some(out) if self.add => sums.add(L::load(out)).store(out),
+                Some(out) => sums.store(out),
+                None => {
+                    let mut last = [0.0; LANES];
+                    sums.store(&mut last);
+                    out.iter_mut().zip(last).for_each(|(out, sum)| *out = if self.add { sum + *out } else { sum });
+                }
             }
+        });
+    }
+
+    fn plain(&self, worker: Worker<'_>, start: usize, plain: &Plain) {
+        let (cols, words) = (self.matrix.cols, plain.activation_words());
+        for row in worker.part(self.m) {
+            // SAFETY: each row belongs to one thread, and all are done with the part before.
+            let (values, to) = unsafe { (self.values.slice(row * cols, cols), self.words.slice(row * words, words)) };
+            plain.activate(values, to);
+        }
+        worker.wait();
+        // SAFETY: nobody writes activations before the next wait.
+        let input = unsafe { self.words.all() };
+        let rows = worker.part(plain.rows());
+        for t in 0..self.m {
+            // SAFETY: each output column belongs to one thread.
+            let out = unsafe { self.out.slice(t * self.matrix.rows + start + rows.start, rows.len()) };
+            plain.multiply(rows.start, &input[t * words..][..words], out, self.add);
         }
     }
 }
