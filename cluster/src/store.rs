@@ -5,6 +5,7 @@
 //! unless that part of the history was compacted away. What is stored under the keys belongs to others.
 
 mod error;
+mod etcd;
 mod key;
 mod memory;
 mod txn;
@@ -16,6 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 pub use error::Error;
+pub use etcd::{EtcdConfig, EtcdStore, EtcdTls, Identity, Login};
 pub use key::{Key, Prefix};
 pub use memory::MemoryStore;
 pub use txn::{Expect, Operation, Outcome, Txn};

@@ -54,6 +54,10 @@ impl View {
     pub(super) fn list(&mut self, listing: &Listing, now: Instant) -> Vec<MemberEvent> {
         if self.in_outage(now) {
             self.lenient_until = now + self.ttl;
+            // Those missed already could not come back in the meantime.
+            for missed_at in self.members.values_mut().filter_map(|known| known.missed_at.as_mut()) {
+                *missed_at = self.lenient_until;
+            }
         }
         self.answered = now;
         self.revision = listing.revision;
@@ -92,10 +96,10 @@ impl View {
         events
     }
 
-    /// Members tell of themselves every third of their time to live: half of one without an answer, and leases may have
-    /// ended though their holders live.
+    /// Members tell of themselves every third of their time to live, and need a little to notice that the store is
+    /// back: after a quarter of one without an answer, leases may be about to end though their holders live.
     fn in_outage(&self, now: Instant) -> bool {
-        now.duration_since(self.answered) > self.ttl / 2
+        now.duration_since(self.answered) > self.ttl / 4
     }
 
     /// Takes in a document; None where it is no member.

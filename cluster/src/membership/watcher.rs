@@ -49,7 +49,7 @@ impl Stream for Members {
 pub struct Freshness(watch::Receiver<Instant>);
 
 impl Freshness {
-    /// The time since the view was certainly the store's state: up to a quarter of the leases' time to live while all is
+    /// The time since the view was certainly the store's state: up to an eighth of the leases' time to live while all is
     /// well, more and more through an outage. Before the first answer it counts from the start.
     pub fn staleness(&self) -> Duration {
         self.0.borrow().elapsed()
@@ -65,7 +65,8 @@ pub(super) fn watch(store: Arc<dyn Store>, prefix: Prefix, ttl: Duration, tasks:
         view: View::new(prefix.clone(), ttl, now),
         store,
         prefix,
-        interval: ttl / 4,
+        // Twice as often as what counts as an outage.
+        interval: ttl / 8,
         events: events.clone(),
         confirmed,
         synced: false,
