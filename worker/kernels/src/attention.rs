@@ -8,13 +8,12 @@ mod tile;
 pub use pool::KvPool;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::cpu::{Cpu, grown};
 use crate::isa::Kernel;
 use crate::lanes::Lanes;
 use crate::shared::Shared;
-use crate::threads::Worker;
+use crate::threads::{Pieces, Worker};
 
 /// Positions of a block of the pool.
 pub const BLOCK: usize = 32;
@@ -102,7 +101,8 @@ pub fn attend(cpu: &mut Cpu, pool: &mut KvPool, layer: usize, step: &Step<'_>, r
         heads,
         step,
         tiles: &cpu.scratch.tiles,
-        next: AtomicUsize::new(0),
+        rows: Pieces::new(count, cpu.threads.count()),
+        items: Pieces::single(cpu.scratch.tiles.len() * heads.kv),
         pool: pool.layer(layer),
         qkv: Shared::new(rows.qkv),
         scratch: Shared::new(grown(&mut cpu.scratch.values, per_thread * cpu.threads.count())),
@@ -132,8 +132,9 @@ struct Attention<'a> {
     heads: Heads,
     step: &'a Step<'a>,
     tiles: &'a [Tile],
-    /// The next pair of tile and KV head that nobody has taken.
-    next: AtomicUsize,
+    rows: Pieces,
+    /// Pairs of tile and KV head.
+    items: Pieces,
     pool: pool::Layer<'a>,
     qkv: Shared<'a, f32>,
     scratch: Shared<'a, f32>,
@@ -149,45 +150,59 @@ impl Kernel for AttentionPart<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Self { attention, worker } = self;
-        let Attention { heads, step, .. } = *attention;
-        let (width, pairs) = (heads.width(), heads.rotated / 2);
-        for row in worker.part(step.positions.len()) {
-            // SAFETY: each row belongs to one thread until the wait.
-            let qkv = unsafe { attention.qkv.slice(row * width, width) };
-            let angles = &step.angles[row * pairs..][..pairs];
-            let (rotated, values) = qkv.split_at_mut((heads.query + heads.kv) * heads.size);
-            for head in rotated.chunks_exact_mut(heads.size) {
-                rotate(head, angles);
+        let Attention { rows, items, .. } = attention;
+        let mut piece = worker.next(rows, None);
+        while let Some(range) = piece {
+            for row in range.clone() {
+                attention.store::<L>(row);
             }
-            let keys = &rotated[heads.query * heads.size..];
-            // SAFETY: each slot belongs to one row.
-            unsafe { attention.pool.write::<L>(step.slots[row] as usize, keys, values) };
+            piece = worker.next(rows, Some(range));
         }
-        worker.wait();
-        let per_thread = tile::scratch(heads);
-        // SAFETY: each thread has its own; queries and pool are not written after the wait.
-        let (scratch, qkv) =
-            unsafe { (attention.scratch.slice(worker.index * per_thread, per_thread), attention.qkv.all()) };
-        loop {
-            let item = attention.next.fetch_add(1, Ordering::Relaxed);
-            let Some(tile) = attention.tiles.get(item / heads.kv) else { break };
-            let blocks = &step.tables[tile.blocks.clone()];
-            let mut work = tile::Work::new(
-                heads,
-                item % heads.kv,
-                step.positions[tile.rows.start] as usize,
-                tile.rows.len(),
-                scratch,
-            );
-            work.gather(&qkv[tile.rows.start * width..tile.rows.end * width]);
-            // SAFETY: no thread writes the pool after the wait.
-            unsafe { work.attend::<L>(&attention.pool, blocks) };
-            for (i, row) in tile.rows.clone().enumerate() {
-                let len = heads.group() * heads.size;
-                // SAFETY: a row's heads of one group belong to one item.
-                let out = unsafe { attention.out.slice((row * heads.kv + item % heads.kv) * len, len) };
-                work.finish(i, out);
-            }
+        worker.wait(rows);
+        let len = tile::scratch(attention.heads);
+        // SAFETY: each thread has its own.
+        let scratch = unsafe { attention.scratch.slice(worker.index * len, len) };
+        let mut piece = worker.next(items, None);
+        while let Some(range) = piece {
+            attention.item::<L>(range.start, scratch);
+            piece = worker.next(items, Some(range));
+        }
+    }
+}
+
+impl Attention<'_> {
+    /// Rotates a row's queries and keys, and writes keys and values into the pool.
+    #[inline(always)]
+    fn store<L: Lanes>(&self, row: usize) {
+        let (heads, width, pairs) = (self.heads, self.heads.width(), self.heads.rotated / 2);
+        // SAFETY: each row belongs to one piece.
+        let qkv = unsafe { self.qkv.slice(row * width, width) };
+        let angles = &self.step.angles[row * pairs..][..pairs];
+        let (rotated, values) = qkv.split_at_mut((heads.query + heads.kv) * heads.size);
+        for head in rotated.chunks_exact_mut(heads.size) {
+            rotate(head, angles);
+        }
+        let keys = &rotated[heads.query * heads.size..];
+        // SAFETY: each slot belongs to one row.
+        unsafe { self.pool.write::<L>(self.step.slots[row] as usize, keys, values) };
+    }
+
+    /// Attends with the rows of a tile and the query heads of a KV head.
+    #[inline(always)]
+    fn item<L: Lanes>(&self, item: usize, scratch: &mut [f32]) {
+        let (heads, step) = (self.heads, self.step);
+        let (tile, kv_head) = (&self.tiles[item / heads.kv], item % heads.kv);
+        let start = step.positions[tile.rows.start] as usize;
+        let mut work = tile::Work::new(heads, kv_head, start, tile.rows.len(), scratch);
+        // SAFETY: all rows are stored; nobody writes queries or the pool any more.
+        unsafe {
+            work.gather(&self.qkv.all()[tile.rows.start * heads.width()..tile.rows.end * heads.width()]);
+            work.attend::<L>(&self.pool, &step.tables[tile.blocks.clone()]);
+        }
+        for (i, row) in tile.rows.clone().enumerate() {
+            let len = heads.group() * heads.size;
+            // SAFETY: a row's heads of one group belong to one item.
+            work.finish(i, unsafe { self.out.slice((row * heads.kv + kv_head) * len, len) });
         }
     }
 }

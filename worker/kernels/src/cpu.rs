@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::isa::Isa;
 use crate::matrix::Activation;
-use crate::threads::Threads;
+use crate::threads::{Pieces, Threads};
 
 /// What operations run on. One operation at a time uses all its threads.
 pub struct Cpu {
@@ -22,6 +22,8 @@ pub(crate) struct Scratch {
     pub(crate) activations: Vec<Activation>,
     /// Rows of an input in the form of ggml that a matrix multiplies.
     pub(crate) words: Vec<u64>,
+    /// A product's work.
+    pub(crate) pieces: Vec<Pieces>,
     /// Attention's work list.
     pub(crate) tiles: Vec<crate::attention::Tile>,
 }

@@ -4,14 +4,16 @@
 mod panels;
 mod plain;
 
+use std::ops::Range;
+
 use crate::cpu::{Cpu, grown};
 use crate::format::Format;
 use crate::isa::Kernel;
 use crate::lanes::{LANES, Lanes};
 use crate::rows::{Input, Output};
 use crate::shared::Shared;
-use crate::threads::Worker;
-use panels::Panels;
+use crate::threads::{Pieces, Worker};
+use panels::{Panels, Sink};
 use plain::Plain;
 
 pub(crate) use panels::Activation;
@@ -115,6 +117,12 @@ impl Matrix {
         assert_eq!(out.len(), m * self.rows, "the output of {m} rows does not fit [{}, {}]", self.rows, self.cols);
         let words = self.parts.iter().map(|part| part.weights.activation_words()).max().unwrap_or(0);
         let blocks = Activation::blocks(self.cols);
+        let threads = cpu.threads.count();
+        cpu.scratch.pieces.clear();
+        for part in &self.parts {
+            cpu.scratch.pieces.push(Pieces::new(m, threads));
+            cpu.scratch.pieces.push(Pieces::new(part.weights.units(), threads));
+        }
         let product = Product {
             matrix: self,
             input,
@@ -122,6 +130,7 @@ impl Matrix {
             values: Shared::new(grown(&mut cpu.scratch.values, m * self.cols)),
             activations: Shared::new(grown(&mut cpu.scratch.activations, m * blocks)),
             words: Shared::new(grown(&mut cpu.scratch.words, m * words)),
+            pieces: &cpu.scratch.pieces,
             out: Shared::new(out),
             add,
         };
@@ -159,6 +168,14 @@ impl Weights {
         }
     }
 
+    /// What threads share: panels or rows.
+    fn units(&self) -> usize {
+        match self {
+            Self::Panels(panels) => panels.count(),
+            Self::Plain(plain) => plain.rows(),
+        }
+    }
+
     /// Words that a row of input takes in the form of ggml.
     fn activation_words(&self) -> usize {
         match self {
@@ -180,6 +197,8 @@ struct Product<'a> {
     activations: Shared<'a, Activation>,
     /// The input's rows as a part in ggml's form wants them.
     words: Shared<'a, u64>,
+    /// For each part, the input's rows, then the part's units.
+    pieces: &'a [Pieces],
     /// `[m, rows]`.
     out: Shared<'a, f32>,
     /// Whether the product is added to the output.
@@ -195,67 +214,112 @@ impl Kernel for ProductPart<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Self { product, worker } = self;
-        let cols = product.matrix.cols;
-        for row in worker.part(product.m) {
-            // SAFETY: each row belongs to one thread.
-            product.input.row::<L>(row, unsafe { product.values.slice(row * cols, cols) });
-        }
-        for (i, part) in product.matrix.parts.iter().enumerate() {
-            if i > 0 {
-                worker.wait();
+        let mut before = None;
+        for (part, [rows, units]) in product.matrix.parts.iter().zip(product.pieces.as_chunks().0) {
+            if let Some(before) = before {
+                worker.wait(before);
             }
+            let share = Share { worker, rows, units, part, first: before.is_none() };
             match &part.weights {
-                Weights::Panels(panels) => product.panels::<L>(worker, part.start, panels),
-                Weights::Plain(plain) => product.plain(worker, part.start, plain),
+                Weights::Panels(panels) => product.panels::<L>(&share, panels),
+                Weights::Plain(plain) => product.plain::<L>(&share, plain),
             }
+            before = Some(units);
         }
     }
 }
 
+/// What a thread needs to take its share of a part.
+struct Share<'a> {
+    worker: Worker<'a>,
+    rows: &'a Pieces,
+    units: &'a Pieces,
+    part: &'a Part,
+    /// Whether it is the matrix's first part, which takes the input's rows in.
+    first: bool,
+}
+
 impl Product<'_> {
     #[inline(always)]
-    fn panels<L: Lanes>(&self, worker: Worker<'_>, start: usize, panels: &Panels) {
+    fn panels<L: Lanes>(&self, share: &Share<'_>, panels: &Panels) {
+        let Share { worker, rows, units, .. } = *share;
         let cols = self.matrix.cols;
         let blocks = Activation::blocks(cols);
-        for row in worker.part(self.m) {
-            // SAFETY: each row belongs to one thread, and all are done with the part before.
-            let (values, to) =
-                unsafe { (self.values.slice(row * cols, cols), self.activations.slice(row * blocks, blocks)) };
-            Activation::quantise::<L>(values, to);
-        }
-        worker.wait();
-        // SAFETY: nobody writes activations before the next wait.
-        let input = unsafe { &self.activations.all()[..self.m * blocks] };
-        panels.multiply::<L>(input, worker.part(panels.count()), |t, rows, sums| {
-            // SAFETY: each output column belongs to one thread.
-            let out = unsafe { self.out.slice(t * self.matrix.rows + start + rows.start, rows.len()) };
-            match out.first_chunk_mut::<LANES>() {
-                Some(out) if self.add => sums.add(L::load(out)).store(out),
-                Some(out) => sums.store(out),
-                None => {
-                    let mut last = [0.0; LANES];
-                    sums.store(&mut last);
-                    out.iter_mut().zip(last).for_each(|(out, sum)| *out = if self.add { sum + *out } else { sum });
+        let mut piece = worker.next(rows, None);
+        while let Some(range) = piece {
+            for row in range.clone() {
+                // SAFETY: each row belongs to one piece, and the part before is done.
+                let (values, to) =
+                    unsafe { (self.values.slice(row * cols, cols), self.activations.slice(row * blocks, blocks)) };
+                if share.first {
+                    self.input.row::<L>(row, values);
                 }
+                Activation::quantise::<L>(values, to);
             }
-        });
+            piece = worker.next(rows, Some(range));
+        }
+        worker.wait(rows);
+        // SAFETY: nobody writes activations before this part is done.
+        let input = unsafe { &self.activations.all()[..self.m * blocks] };
+        let mut piece = worker.next(units, None);
+        while let Some(range) = piece {
+            panels.multiply::<L>(input, range.clone(), &Columns { product: self, start: share.part.start });
+            piece = worker.next(units, Some(range));
+        }
     }
 
-    fn plain(&self, worker: Worker<'_>, start: usize, plain: &Plain) {
+    #[inline(always)]
+    fn plain<L: Lanes>(&self, share: &Share<'_>, plain: &Plain) {
+        let Share { worker, rows, units, .. } = *share;
         let (cols, words) = (self.matrix.cols, plain.activation_words());
-        for row in worker.part(self.m) {
-            // SAFETY: each row belongs to one thread, and all are done with the part before.
-            let (values, to) = unsafe { (self.values.slice(row * cols, cols), self.words.slice(row * words, words)) };
-            plain.activate(values, to);
+        let mut piece = worker.next(rows, None);
+        while let Some(range) = piece {
+            for row in range.clone() {
+                // SAFETY: each row belongs to one piece, and the part before is done.
+                let (values, to) =
+                    unsafe { (self.values.slice(row * cols, cols), self.words.slice(row * words, words)) };
+                if share.first {
+                    self.input.row::<L>(row, values);
+                }
+                plain.activate(values, to);
+            }
+            piece = worker.next(rows, Some(range));
         }
-        worker.wait();
-        // SAFETY: nobody writes activations before the next wait.
+        worker.wait(rows);
+        // SAFETY: nobody writes activations before this part is done.
         let input = unsafe { self.words.all() };
-        let rows = worker.part(plain.rows());
-        for t in 0..self.m {
-            // SAFETY: each output column belongs to one thread.
-            let out = unsafe { self.out.slice(t * self.matrix.rows + start + rows.start, rows.len()) };
-            plain.multiply(rows.start, &input[t * words..][..words], out, self.add);
+        let mut piece = worker.next(units, None);
+        while let Some(range) = piece {
+            for t in 0..self.m {
+                // SAFETY: each output column belongs to one piece.
+                let out = unsafe { self.out.slice(t * self.matrix.rows + share.part.start + range.start, range.len()) };
+                plain.multiply(range.start, &input[t * words..][..words], out, self.add);
+            }
+            piece = worker.next(units, Some(range));
+        }
+    }
+}
+
+/// The output's columns of a part that starts at row `start` of the matrix.
+struct Columns<'a> {
+    product: &'a Product<'a>,
+    start: usize,
+}
+
+impl Sink for Columns<'_> {
+    #[inline(always)]
+    fn put<L: Lanes>(&self, t: usize, rows: Range<usize>, sums: L) {
+        let Product { matrix, out, add, .. } = *self.product;
+        // SAFETY: each panel, and so each column of the output, belongs to one thread.
+        let out = unsafe { out.slice(t * matrix.rows + self.start + rows.start, rows.len()) };
+        if let Some(out) = out.first_chunk_mut::<LANES>() {
+            if add { sums.add(L::load(out)) } else { sums }.store(out);
+            return;
+        }
+        let mut last = [0.0; LANES];
+        sums.store(&mut last);
+        for (out, sum) in out.iter_mut().zip(last) {
+            *out = if add { sum + *out } else { sum };
         }
     }
 }

@@ -173,29 +173,18 @@ impl Panels {
         }
     }
 
-    /// Multiplies the rows of `input` `[m, blocks]` by the panels of `range`: calls `store(t, first, n, sums)` with the
-    /// results of input row `t` and the `n` weight rows from `first` on.
+    /// Multiplies the rows of `input` `[m, blocks]` by the panels of `range`.
     #[inline(always)]
-    pub(super) fn multiply<L: Lanes>(
-        &self,
-        input: &[Activation],
-        range: Range<usize>,
-        mut store: impl FnMut(usize, Range<usize>, L),
-    ) {
+    pub(super) fn multiply<L: Lanes>(&self, input: &[Activation], range: Range<usize>, sink: &impl Sink) {
         match self.kind {
-            Kind::Q4_0 => self.panels::<L, Q4_0>(input, range, &mut store),
-            Kind::Q4_1 => self.panels::<L, Q4_1>(input, range, &mut store),
-            Kind::Q8_0 => self.panels::<L, Q8_0>(input, range, &mut store),
+            Kind::Q4_0 => self.panels::<L, Q4_0>(input, range, sink),
+            Kind::Q4_1 => self.panels::<L, Q4_1>(input, range, sink),
+            Kind::Q8_0 => self.panels::<L, Q8_0>(input, range, sink),
         }
     }
 
     #[inline(always)]
-    fn panels<L: Lanes, K: Layout>(
-        &self,
-        input: &[Activation],
-        range: Range<usize>,
-        store: &mut impl FnMut(usize, Range<usize>, L),
-    ) {
+    fn panels<L: Lanes, K: Layout>(&self, input: &[Activation], range: Range<usize>, sink: &impl Sink) {
         let m = input.len() / self.blocks;
         for panel in range {
             let scales = &self.scales[panel * self.blocks * K::SCALES..][..self.blocks * K::SCALES];
@@ -204,14 +193,29 @@ impl Panels {
             let mut t = 0;
             while t < m {
                 let rest = &input[t * self.blocks..];
-                t += match m - t {
-                    TALL.. => tile::<L, K, TALL>(scales, lines, rest, |i, sums| store(t + i, rows.clone(), sums)),
-                    4.. => tile::<L, K, 4>(scales, lines, rest, |i, sums| store(t + i, rows.clone(), sums)),
-                    2.. => tile::<L, K, 2>(scales, lines, rest, |i, sums| store(t + i, rows.clone(), sums)),
-                    _ => tile::<L, K, 1>(scales, lines, rest, |i, sums| store(t + i, rows.clone(), sums)),
-                };
+                match m - t {
+                    TALL.. => put(sink, &mut t, rows.clone(), tile::<L, K, TALL>(scales, lines, rest)),
+                    4.. => put(sink, &mut t, rows.clone(), tile::<L, K, 4>(scales, lines, rest)),
+                    2.. => put(sink, &mut t, rows.clone(), tile::<L, K, 2>(scales, lines, rest)),
+                    _ => put(sink, &mut t, rows.clone(), tile::<L, K, 1>(scales, lines, rest)),
+                }
             }
         }
+    }
+}
+
+/// Where results go. No closure: code that uses lanes must be `#[inline(always)]`.
+pub(super) trait Sink {
+    /// Takes the results of input row `t` and the weight rows `rows`, at most [`LANES`]; lanes beyond them are void.
+    fn put<L: Lanes>(&self, t: usize, rows: Range<usize>, sums: L);
+}
+
+/// Passes the results of the input rows from `t` on, and counts them off.
+#[inline(always)]
+fn put<L: Lanes, const M: usize>(sink: &impl Sink, t: &mut usize, rows: Range<usize>, sums: [L; M]) {
+    for sums in sums {
+        sink.put(*t, rows.clone(), sums);
+        *t += 1;
     }
 }
 
@@ -252,14 +256,9 @@ layout!(Q4_0, Kind::Q4_0, 4, 1, halves: true);
 layout!(Q4_1, Kind::Q4_1, 4, 2, halves: true);
 layout!(Q8_0, Kind::Q8_0, 8, 1, halves: false);
 
-/// One panel times `M` input rows; returns `M`.
+/// One panel times `M` input rows.
 #[inline(always)]
-fn tile<L: Lanes, K: Layout, const M: usize>(
-    scales: &[Scales],
-    lines: &[Line],
-    input: &[Activation],
-    mut store: impl FnMut(usize, L),
-) -> usize {
+fn tile<L: Lanes, K: Layout, const M: usize>(scales: &[Scales], lines: &[Line], input: &[Activation]) -> [L; M] {
     let blocks = scales.len() / K::SCALES;
     let rows: [&[Activation]; M] = std::array::from_fn(|i| &input[i * blocks..][..blocks]);
     let mut sums = [L::splat(0.0); M];
@@ -294,10 +293,7 @@ fn tile<L: Lanes, K: Layout, const M: usize>(
             }
         }
     }
-    for (i, sum) in sums.into_iter().enumerate() {
-        store(i, sum);
-    }
-    M
+    sums
 }
 
 impl Activation {
