@@ -94,6 +94,18 @@ pub enum Error {
         /// Of the bytes.
         found: Digest,
     },
+    /// Somebody wrote to a file of the cache after it was pulled.
+    #[error("{} was changed after it was pulled: its SHA-256 is {found}, expected {expected}; pull {name} again", path.display())]
+    Damaged {
+        /// Of the model.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// When it was pulled.
+        expected: Digest,
+        /// Now.
+        found: Digest,
+    },
     /// The disk is full. Nothing was kept.
     #[error("no room for {} in {}: {needed} bytes are needed", name, directory.display())]
     DiskFull {

