@@ -200,6 +200,24 @@ async fn a_holder_learns_that_its_lease_is_lost_and_can_write_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_document_that_is_deleted_under_its_holder_is_lost_though_the_lease_lives() {
+    let cluster = Cluster::new();
+    let [first, second] = [cluster.worker(), cluster.worker()];
+    let old = first.join("w1").await;
+    cluster.store.delete(key("w1")).await.unwrap();
+    let deleted = Instant::now();
+    let new = second.join("w1").await;
+    assert!(matches!(old.update(MemberState::Draining).await, Err(Error::Lost { .. })));
+    let entry = cluster.store.get(&key("w1")).await.unwrap().unwrap();
+    assert_eq!(entry.created.get(), new.epoch().get());
+    assert_eq!(entry.modified, entry.created, "nobody else wrote");
+
+    cluster.store.delete(key("w1")).await.unwrap();
+    new.lost().await;
+    assert!(deleted.elapsed() <= TTL / 2, "{:?}", deleted.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_of_the_router_alone_shows_only_in_its_staleness() {
     let cluster = Cluster::new();
     let worker = cluster.worker();

@@ -102,7 +102,9 @@ impl Joining {
         let leave = CancellationToken::new();
         let keeper = Keeper {
             store: self.store.clone(),
+            key: self.key.clone(),
             lease: grant.lease,
+            epoch,
             ttl: grant.ttl,
             leave: leave.clone(),
             standing: standing.clone(),
@@ -208,7 +210,9 @@ impl Lease {
 /// Keeps a lease alive until it is told to leave, or the lease is lost.
 struct Keeper {
     store: Arc<dyn Store>,
+    key: Key,
     lease: LeaseId,
+    epoch: Epoch,
     ttl: Duration,
     leave: CancellationToken,
     standing: watch::Sender<Standing>,
@@ -236,13 +240,13 @@ impl Keeper {
                 () = sleep_until(next) => {}
                 _ = lost.wait_for(|standing| *standing == Standing::Lost) => return,
             }
-            match self.store.keep_alive(self.lease).await {
-                Ok(ttl) => {
+            match self.beat().await {
+                Ok(true) => {
                     backoff.reset();
-                    next = Instant::now() + ttl / 3;
+                    next = Instant::now() + self.ttl / 3;
                 }
-                Err(error @ store::Error::LeaseNotFound { .. }) => {
-                    tracing::warn!(%error, "the membership is lost");
+                Ok(false) | Err(store::Error::LeaseNotFound { .. }) => {
+                    tracing::warn!(key = %self.key, epoch = self.epoch.get(), "the membership is lost");
                     return;
                 }
                 // Whatever else it is may pass: the lease is held until the store says that it is not.
@@ -252,6 +256,13 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// One sign of life; says whether the document is still there, which an operator may have deleted.
+    async fn beat(&self) -> Result<bool, store::Error> {
+        self.store.keep_alive(self.lease).await?;
+        let entry = self.store.get(&self.key).await?;
+        Ok(entry.is_some_and(|entry| Epoch(entry.created) == self.epoch))
     }
 
     async fn revoke(&self) {
