@@ -28,6 +28,7 @@ pub(crate) trait Lanes: Copy {
     fn store(self, to: &mut [f32; LANES]);
     /// From f16 bits.
     fn load_f16(from: &[u16; LANES]) -> Self;
+    fn load_i8(from: &[i8; LANES]) -> Self;
     /// To f16 bits, to nearest, ties to even.
     fn store_f16(self, to: &mut [u16; LANES]);
     fn add(self, other: Self) -> Self;
@@ -52,6 +53,9 @@ pub(crate) trait Lanes: Copy {
     fn bytes(from: &[u8; 64]) -> Self::Bytes;
     /// The lower and the upper halves of the bytes, as bytes.
     fn nibbles(bytes: Self::Bytes) -> (Self::Bytes, Self::Bytes);
+    /// Each byte's four pairs of bits, lowest first, as bits 4 and 5 of bytes.
+    fn quarters(bytes: Self::Bytes) -> [Self::Bytes; 4];
+    fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
 
     /// The lanes' sum: halves folded onto each other.
     #[inline(always)]
@@ -146,8 +150,11 @@ mod tests {
             let mut small = [0; LANES];
             v.round().store_i8(&mut small);
             out.extend(small.iter().map(|&i| i as u32));
+            L::load_i8(&small).store(&mut buffer);
+            out.extend(buffer.iter().map(|f| f.to_bits()));
             let (low, high) = L::nibbles(L::bytes(bytes));
-            for part in [L::bytes(bytes), low, high] {
+            let [a, b, c, d] = L::quarters(L::bytes(bytes));
+            for part in [L::bytes(bytes), low, high, a, b, c, d, L::or(low, d)] {
                 L::from_ints(L::dot(L::ints(-7), part, [127, -128, 127, -3])).store(&mut buffer);
                 out.extend(buffer.iter().map(|f| f.to_bits()));
             }

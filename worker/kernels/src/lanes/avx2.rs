@@ -43,6 +43,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn load_i8(from: &[i8; LANES]) -> Self {
+        unsafe {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let low = _mm256_cvtepi8_epi32(bytes);
+            let high = _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes));
+            Self(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+
+    #[inline(always)]
     fn store_f16(self, to: &mut [u16; LANES]) {
         unsafe {
             let halves: *mut __m128i = to.as_mut_ptr().cast();
@@ -144,9 +154,34 @@ impl Lanes for Avx2 {
     fn nibbles(bytes: Self::Bytes) -> (Self::Bytes, Self::Bytes) {
         unsafe {
             let mask = _mm256_set1_epi8(15);
-            let high = |half| _mm256_and_si256(_mm256_srli_epi16::<4>(half), mask);
-            ((_mm256_and_si256(bytes.0, mask), _mm256_and_si256(bytes.1, mask)), (high(bytes.0), high(bytes.1)))
+            let high = (_mm256_srli_epi16::<4>(bytes.0), _mm256_srli_epi16::<4>(bytes.1));
+            let low = (_mm256_and_si256(bytes.0, mask), _mm256_and_si256(bytes.1, mask));
+            (low, (_mm256_and_si256(high.0, mask), _mm256_and_si256(high.1, mask)))
         }
+    }
+
+    #[inline(always)]
+    fn quarters(bytes: Self::Bytes) -> [Self::Bytes; 4] {
+        let (low, high) = unsafe { (quarters(bytes.0), quarters(bytes.1)) };
+        [(low[0], high[0]), (low[1], high[1]), (low[2], high[2]), (low[3], high[3])]
+    }
+
+    #[inline(always)]
+    fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        unsafe { (_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
+    }
+}
+
+#[inline(always)]
+unsafe fn quarters(bytes: __m256i) -> [__m256i; 4] {
+    unsafe {
+        let mask = _mm256_set1_epi8(0x30);
+        [
+            _mm256_and_si256(_mm256_slli_epi16::<4>(bytes), mask),
+            _mm256_and_si256(_mm256_slli_epi16::<2>(bytes), mask),
+            _mm256_and_si256(bytes, mask),
+            _mm256_and_si256(_mm256_srli_epi16::<2>(bytes), mask),
+        ]
     }
 }
 

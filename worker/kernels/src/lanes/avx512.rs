@@ -35,6 +35,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn load_i8(from: &[i8; LANES]) -> Self {
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) })
+    }
+
+    #[inline(always)]
     fn store_f16(self, to: &mut [u16; LANES]) {
         unsafe {
             let halves = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0);
@@ -121,5 +126,23 @@ impl Lanes for Avx512 {
             let mask = _mm512_set1_epi8(15);
             (_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask))
         }
+    }
+
+    #[inline(always)]
+    fn quarters(bytes: Self::Bytes) -> [Self::Bytes; 4] {
+        unsafe {
+            let mask = _mm512_set1_epi8(0x30);
+            [
+                _mm512_and_si512(_mm512_slli_epi16::<4>(bytes), mask),
+                _mm512_and_si512(_mm512_slli_epi16::<2>(bytes), mask),
+                _mm512_and_si512(bytes, mask),
+                _mm512_and_si512(_mm512_srli_epi16::<2>(bytes), mask),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        unsafe { _mm512_or_si512(a, b) }
     }
 }

@@ -44,6 +44,11 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn load_i8(from: &[i8; LANES]) -> Self {
+        Self(from.map(f32::from))
+    }
+
+    #[inline(always)]
     fn store_f16(self, to: &mut [u16; LANES]) {
         *to = self.0.map(|value| f16::from_f32(value).to_bits());
     }
@@ -124,5 +129,15 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn nibbles(bytes: Self::Bytes) -> (Self::Bytes, Self::Bytes) {
         (bytes.map(|byte| byte & 15), bytes.map(|byte| byte >> 4))
+    }
+
+    #[inline(always)]
+    fn quarters(bytes: Self::Bytes) -> [Self::Bytes; 4] {
+        [0, 2, 4, 6].map(|shift| bytes.map(|byte| (byte >> shift & 3) << 4))
+    }
+
+    #[inline(always)]
+    fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        std::array::from_fn(|i| a[i] | b[i])
     }
 }

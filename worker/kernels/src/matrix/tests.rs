@@ -108,6 +108,24 @@ fn products_match_f64_products_of_the_decoded_weights() {
 }
 
 #[test]
+fn repacked_rows_decode_as_ggml_decodes_them() {
+    let cols = 512;
+    for format in FORMATS {
+        let raw = bytes(format, 35, cols);
+        let matrix = Matrix::new(cols, &[(format, &raw)]).unwrap();
+        let plain = Plain::new(format, cols, &[&raw]);
+        let (mut ours, mut ggml) = (vec![0.0; cols], vec![0.0; cols]);
+        for row in 0..35 {
+            matrix.row(row, &mut ours);
+            plain.row(row, &mut ggml);
+            assert_eq!(ours, ggml, "{format} row {row}");
+        }
+        let padded = plain.bytes() * 48 / 35;
+        assert!(matrix.bytes() <= padded + padded / 30, "{format}: {} bytes", matrix.bytes());
+    }
+}
+
+#[test]
 fn a_row_has_the_same_bits_alone_and_among_others_on_any_number_of_threads_and_any_instruction_set() {
     let cols = 512;
     for format in FORMATS {
