@@ -58,6 +58,9 @@ pub enum Error {
     },
 }
 
+/// hyper takes no smaller buffer.
+const LEAST_BUFFER: usize = 8 << 10;
+
 /// A body that is there at once.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
@@ -153,7 +156,7 @@ impl Acceptor {
 
     fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
-            tracing::warn!(%peer, limit = self.limits.connections, "connection closed: too many are open");
+            tracing::debug!(%peer, limit = self.limits.connections, "connection closed: too many are open");
             return;
         };
         if let Err(error) = stream.set_nodelay(true) {
@@ -228,7 +231,11 @@ impl Connection {
     fn builder(&self) -> auto::Builder<Tracked> {
         let mut builder = auto::Builder::new(Tracked { tasks: self.tasks.clone(), abort: self.abort.clone() });
         // The connection's watchdog bounds the time of heads, on both protocols alike.
-        builder.http1().header_read_timeout(None).max_buf_size(self.limits.head_bytes).half_close(false);
+        builder
+            .http1()
+            .header_read_timeout(None)
+            .max_buf_size(self.limits.head_bytes.max(LEAST_BUFFER))
+            .half_close(false);
         builder
             .http2()
             .max_concurrent_streams(self.limits.streams)

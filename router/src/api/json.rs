@@ -157,13 +157,8 @@ impl<'a> Field<'a> {
 
     /// The members of an array of at most `most`.
     pub(super) fn items(&self, most: usize) -> Result<Vec<Self>, Failure> {
-        self.expect("an array")?;
-        let raw: Vec<&RawValue> = serde_json::from_str(self.raw.get()).map_err(|error| self.refuse(error))?;
-        if raw.len() > most {
-            return Err(self.refuse(format!("must have at most {most} items, not {}", raw.len())));
-        }
-        let item = |(at, raw)| Field { path: format!("{}[{at}]", self.path), raw };
-        Ok(raw.into_iter().enumerate().map(item).collect())
+        let raw = self.raw_items(most)?;
+        Ok(raw.into_iter().enumerate().map(|(at, raw)| self.item(at, raw)).collect())
     }
 
     /// An array of at most `most` token ids.
@@ -172,12 +167,30 @@ impl<'a> Field<'a> {
         let ids: Vec<u32> = match serde_json::from_str(self.raw.get()) {
             Ok(ids) => ids,
             // Slower, and says which.
-            Err(_) => self.items(usize::MAX)?.iter().map(|item| item.count(0)).collect::<Result<_, _>>()?,
+            Err(_) => self
+                .raw_items(usize::MAX)?
+                .into_iter()
+                .enumerate()
+                .map(|(at, raw)| raw.get().parse().or_else(|_| self.item(at, raw).count(0)))
+                .collect::<Result<_, _>>()?,
         };
         if ids.len() > most {
             return Err(self.refuse(format!("must have at most {most} items, not {}", ids.len())));
         }
         Ok(ids)
+    }
+
+    fn raw_items(&self, most: usize) -> Result<Vec<&'a RawValue>, Failure> {
+        self.expect("an array")?;
+        let raw: Vec<&RawValue> = serde_json::from_str(self.raw.get()).map_err(|error| self.refuse(error))?;
+        if raw.len() > most {
+            return Err(self.refuse(format!("must have at most {most} items, not {}", raw.len())));
+        }
+        Ok(raw)
+    }
+
+    fn item(&self, at: usize, raw: &'a RawValue) -> Self {
+        Self { path: format!("{}[{at}]", self.path), raw }
     }
 
     /// A field by any name of an object: its name and its value.

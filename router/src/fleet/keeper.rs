@@ -77,22 +77,26 @@ impl Keeper {
         Self { loader, metrics, publish, slots: BTreeMap::new(), loads: JoinSet::new(), attempts: 0 }
     }
 
-    /// Runs for ever: once `members` has ended, on what was last known.
+    /// Runs until nobody holds a snapshot any more: once `members` has ended, on what was last known.
     pub(super) async fn run(mut self, members: impl Stream<Item = MemberEvent>) {
-        let mut members = pin!(members.fuse());
+        let mut members = pin!(members);
+        let mut follows = true;
         loop {
             tokio::select! {
-                Some(event) = members.next() => self.take(event),
-                Some(loaded) = self.loads.join_next() => {
-                    // One that was aborted has nothing to add.
-                    if let Ok(loaded) = loaded {
-                        self.loaded(loaded);
+                event = members.next(), if follows => match event {
+                    Some(event) => self.take(event),
+                    None => {
+                        tracing::error!("nobody tells of members any more; serving on with the last known ones");
+                        follows = false;
                     }
-                }
-                else => {
-                    tracing::error!("nobody tells of members any more; serving on with the last known ones");
-                    return std::future::pending().await;
-                }
+                },
+                Some(loaded) = self.loads.join_next() => match loaded {
+                    Ok(loaded) => self.loaded(loaded),
+                    Err(error) if error.is_panic() => tracing::error!(%error, "taking a worker in panicked"),
+                    // One that was aborted has nothing to add.
+                    Err(_) => {}
+                },
+                () = self.publish.closed() => return,
             }
             self.publish();
         }

@@ -21,7 +21,7 @@ async fn raw(front: &Front, pieces: &[&str]) -> String {
     let mut answer = Vec::new();
     // A reset after the answer is as good as an end.
     let _ = soon(stream.read_to_end(&mut answer)).await;
-    String::from_utf8(answer).unwrap()
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 const HEAD: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
@@ -31,7 +31,7 @@ async fn a_client_that_says_nothing_or_never_ends_its_head_is_closed() {
     let front = Front::start(|config| config.limits.head_time = SHORT).await;
     assert_eq!(raw(&front, &[]).await, "");
     assert_eq!(raw(&front, &["GET /v1/models HTTP/1.1\r\nhost: loc"]).await, "");
-    assert_eq!(raw(&front, &["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]).await.contains("HTTP/1"), false);
+    assert!(!raw(&front, &["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]).await.starts_with("HTTP/1"));
     assert_eq!(front.get("/v1/models").await.status, 200);
 }
 

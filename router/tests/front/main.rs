@@ -1,7 +1,10 @@
 //! The router over real sockets, in front of workers that say what a test tells them to.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where something is not as it must be")]
+
 mod bad_input;
 mod limits;
 mod openai;
+mod ops;
 mod support;
 mod workers;

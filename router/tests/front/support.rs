@@ -355,11 +355,15 @@ impl Front {
 
     /// Asks on a connection of its own.
     pub(crate) async fn post(&self, path: &str, body: impl ToString) -> Answer {
-        self.client().await.post(path, body).await
+        let mut client = self.client().await;
+        let answer = client.post(path, body).await;
+        answer.keep(client)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.client().await.ask(Method::GET, path, &[], "").await
+        let mut client = self.client().await;
+        let answer = client.ask(Method::GET, path, &[], "").await;
+        answer.keep(client)
     }
 }
 
@@ -466,12 +470,18 @@ pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     body: Incoming,
     read: String,
+    /// The connection, kept open, where it is the answer's own.
+    _client: Option<Client>,
 }
 
 impl Answer {
     fn new(response: Response<Incoming>) -> Self {
         let (head, body) = response.into_parts();
-        Self { status: head.status.as_u16(), headers: head.headers, body, read: String::new() }
+        Self { status: head.status.as_u16(), headers: head.headers, body, read: String::new(), _client: None }
+    }
+
+    fn keep(self, client: Client) -> Self {
+        Self { _client: Some(client), ..self }
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
