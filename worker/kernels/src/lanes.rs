@@ -49,6 +49,8 @@ pub(crate) trait Lanes: Copy {
     fn ints(value: i32) -> Self::Ints;
     /// Adds to each lane the dot product of its four unsigned bytes and the four signed bytes of `x`. Exact.
     fn dot(sum: Self::Ints, bytes: Self::Bytes, x: [i8; 4]) -> Self::Ints;
+    /// `256 * ints + plus`.
+    fn raise(ints: Self::Ints, plus: i32) -> Self::Ints;
     fn from_ints(ints: Self::Ints) -> Self;
     fn bytes(from: &[u8; 64]) -> Self::Bytes;
     /// The lower and the upper halves of the bytes, as bytes.
@@ -155,7 +157,8 @@ mod tests {
             let (low, high) = L::nibbles(L::bytes(bytes));
             let [a, b, c, d] = L::quarters(L::bytes(bytes));
             for part in [L::bytes(bytes), low, high, a, b, c, d, L::or(low, d)] {
-                L::from_ints(L::dot(L::ints(-7), part, [127, -128, 127, -3])).store(&mut buffer);
+                let ints = L::raise(L::dot(L::ints(-7), part, [127, -128, 127, -3]), 99);
+                L::from_ints(ints).store(&mut buffer);
                 out.extend(buffer.iter().map(|f| f.to_bits()));
             }
         }

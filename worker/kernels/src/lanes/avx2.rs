@@ -138,6 +138,17 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn raise(ints: Self::Ints, plus: i32) -> Self::Ints {
+        unsafe {
+            let plus = _mm256_set1_epi32(plus);
+            (
+                _mm256_add_epi32(_mm256_slli_epi32::<8>(ints.0), plus),
+                _mm256_add_epi32(_mm256_slli_epi32::<8>(ints.1), plus),
+            )
+        }
+    }
+
+    #[inline(always)]
     fn from_ints(ints: Self::Ints) -> Self {
         unsafe { Self(_mm256_cvtepi32_ps(ints.0), _mm256_cvtepi32_ps(ints.1)) }
     }

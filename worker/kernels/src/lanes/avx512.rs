@@ -111,6 +111,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn raise(ints: Self::Ints, plus: i32) -> Self::Ints {
+        unsafe { _mm512_add_epi32(_mm512_slli_epi32::<8>(ints), _mm512_set1_epi32(plus)) }
+    }
+
+    #[inline(always)]
     fn from_ints(ints: Self::Ints) -> Self {
         Self(unsafe { _mm512_cvtepi32_ps(ints) })
     }

@@ -117,6 +117,11 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn raise(ints: Self::Ints, plus: i32) -> Self::Ints {
+        ints.map(|i| (i << 8) + plus)
+    }
+
+    #[inline(always)]
     fn from_ints(ints: Self::Ints) -> Self {
         Self(ints.map(|i| i as f32))
     }

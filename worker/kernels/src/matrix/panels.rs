@@ -1,5 +1,8 @@
-//! Block-quantised weights repacked into panels of 16 rows, a lane a row, multiplied by activations of 8 bits. Panels stand
+//! Block-quantised weights repacked into panels of 16 rows, a lane a row, multiplied by activations of 16 bits. Panels stand
 //! in place of the file's blocks and take about as many bytes.
+//!
+//! An activation is two signed bytes, coarse and fine, so that the byte instructions serve: 8 bits alone move the logits of
+//! a 4-bit model by more than its best two tokens are apart (docs/adr/0002).
 //!
 //! Within a block of 32 columns sums are integers and exact; blocks are added in order. So a row's result does not depend
 //! on how many rows are taken together, and all instruction sets give the same bits.
@@ -17,6 +20,9 @@ use layout::Kind;
 
 /// Columns of a block.
 const BLOCK: usize = 32;
+
+/// The greatest activation, in its own steps: 127 coarse and 127 fine ones.
+const GREATEST: f32 = 127.0 * 256.0 + 127.0;
 
 /// Weights in panels.
 pub(super) struct Panels {
@@ -55,15 +61,16 @@ struct Panel<'a> {
     lines: &'a [Line],
 }
 
-/// 32 elements of an input row in 8 bits: `q * d`.
+/// 32 elements of an input row in 16 bits: `(256 * coarse + fine) * d`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C, align(16))]
 pub(crate) struct Activation {
-    q: [[i8; 4]; BLOCK / 4],
+    coarse: [[i8; 4]; BLOCK / 4],
+    fine: [[i8; 4]; BLOCK / 4],
     d: f32,
-    /// The sum of the first half of `q`.
+    /// The sum of the first half of the elements, in units of `d`.
     first_sum: i32,
-    /// The sum of `q`.
+    /// The sum of all of them.
     sum: i32,
     /// `d * sum`.
     scaled_sum: f32,
@@ -185,25 +192,27 @@ impl Activation {
         cols / BLOCK
     }
 
-    /// Rounds a row to 8 bits: each block by its own greatest element.
+    /// Rounds a row to 16 bits: each block by its own greatest element.
     #[inline(always)]
     pub(super) fn quantise<L: Lanes>(values: &[f32], to: &mut [Self]) {
         for (values, to) in values.as_chunks::<BLOCK>().0.iter().zip(to) {
             let (halves, _) = values.as_chunks::<LANES>();
-            let (low, high) = (L::load(&halves[0]), L::load(&halves[1]));
-            let greatest = low.abs().max(high.abs()).greatest();
-            let inverse = L::splat(if greatest > 0.0 { 127.0 / greatest } else { 0.0 });
-            let mut q = [[0; LANES]; 2];
-            low.mul(inverse).round().store_i8(&mut q[0]);
-            high.mul(inverse).round().store_i8(&mut q[1]);
+            let greatest = L::load(&halves[0]).abs().max(L::load(&halves[1]).abs()).greatest();
+            let inverse = L::splat(if greatest > 0.0 { GREATEST / greatest } else { 0.0 });
+            let (coarse, _) = to.coarse.as_flattened_mut().as_chunks_mut::<LANES>();
+            let (fine, _) = to.fine.as_flattened_mut().as_chunks_mut::<LANES>();
             let mut sums = [0; 2];
-            for (sum, half) in sums.iter_mut().zip(&q) {
-                for &q in half {
-                    *sum += i32::from(q);
+            for i in 0..2 {
+                let q = L::load(&halves[i]).mul(inverse).round();
+                // Half a step up, so that what is left below lies in -128..=127.
+                let upper = q.add(L::splat(0.5)).mul(L::splat(1.0 / 256.0)).round();
+                upper.store_i8(&mut coarse[i]);
+                upper.fma(L::splat(-256.0), q).store_i8(&mut fine[i]);
+                for (upper, lower) in coarse[i].iter().zip(&fine[i]) {
+                    sums[i] += 256 * i32::from(*upper) + i32::from(*lower);
                 }
             }
-            to.q.as_flattened_mut().copy_from_slice(q.as_flattened());
-            to.d = greatest / 127.0;
+            to.d = greatest / GREATEST;
             to.first_sum = sums[0];
             to.sum = sums[0] + sums[1];
             to.scaled_sum = to.d * to.sum as f32;

@@ -71,6 +71,10 @@ fn bytes(format: Format, rows: usize, cols: usize) -> Vec<u8> {
     }
 }
 
+fn in_panels(format: Format) -> bool {
+    matches!(format, Format::Q4_0 | Format::Q4_1 | Format::Q8_0 | Format::Q4K | Format::Q6K)
+}
+
 fn multiply(matrix: &Matrix, isa: Isa, threads: usize, x: &[f32]) -> Vec<f32> {
     let mut cpu = Cpu::new(NonZeroUsize::new(threads).unwrap(), isa);
     let mut out = vec![f32::NAN; x.len() / matrix.cols() * matrix.rows()];
@@ -97,9 +101,10 @@ fn products_match_f64_products_of_the_decoded_weights() {
                             exact += f64::from(w) * f64::from(x);
                             squares += (f64::from(w) * f64::from(x)).powi(2);
                         }
-                        // 8 bits of activation leave an error of a fraction of a percent of the norm.
+                        // Candle's products round activations to 8 bits, ours to 16.
+                        let bound = if in_panels(format) { 1e-4 } else { 0.03 };
                         let error = (f64::from(out[t * rows + row]) - exact).abs();
-                        assert!(error < 0.03 * squares.sqrt() + 1e-3, "{format} {rows}x{cols} {isa}: {error}");
+                        assert!(error < bound * (squares.sqrt() + 0.03), "{format} {rows}x{cols} {isa}: {error}");
                     }
                 }
             }

@@ -79,26 +79,35 @@ fn lines<'a, const N: usize>(panel: &Panel<'a>, index: usize) -> &'a [Line; N] {
     panel.lines[index * N..].first_chunk().expect("a panel has all lines of its blocks")
 }
 
-/// Integer sums of 4-bit quants.
+/// Integer sums of a block's words in the order of its columns, `minus` taken from each quant: the coarse halves of the
+/// activations first, then, eight bits lower, the fine ones.
 #[inline(always)]
-fn nibbles<L: Lanes, const M: usize>(lines: &[Line; 4], x: [&Activation; M], mut sums: [L::Ints; M]) -> [L::Ints; M] {
-    for (j, line) in lines.iter().enumerate() {
-        let (low, high) = L::nibbles(L::bytes(&line.0));
+fn words<L: Lanes, const M: usize>(words: &[L::Bytes; 8], x: [&Activation; M], minus: i32) -> [L::Ints; M] {
+    let mut sums = [L::ints(0); M];
+    for (j, word) in words.iter().enumerate() {
         for (sum, x) in sums.iter_mut().zip(x) {
-            *sum = L::dot(L::dot(*sum, low, x.q[j]), high, x.q[j + 4]);
+            *sum = L::dot(*sum, *word, x.coarse[j]);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = L::raise(*sum, -minus * x.sum);
+    }
+    for (j, word) in words.iter().enumerate() {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = L::dot(*sum, *word, x.fine[j]);
         }
     }
     sums
 }
 
-/// `minus` times the sum of each of `x`.
+/// The words of 4-bit quants.
 #[inline(always)]
-fn offset<L: Lanes, const M: usize>(minus: i32, x: [&Activation; M]) -> [L::Ints; M] {
-    let mut sums = [L::ints(0); M];
-    for (sum, x) in sums.iter_mut().zip(x) {
-        *sum = L::ints(minus * x.sum);
+fn nibbles<L: Lanes>(lines: &[Line; 4]) -> [L::Bytes; 8] {
+    let mut words = [L::bytes(&lines[0].0); 8];
+    for (j, line) in lines.iter().enumerate() {
+        (words[j], words[j + 4]) = L::nibbles(L::bytes(&line.0));
     }
-    sums
+    words
 }
 
 /// Adds `ints * d * x.d`.
@@ -120,7 +129,7 @@ fn shifted<L: Lanes, const M: usize>(sums: &mut [L; M], m: L, x: [&Activation; M
 impl Layout for Q4_0 {
     #[inline(always)]
     fn add<L: Lanes, const M: usize>(panel: &Panel<'_>, index: usize, x: [&Activation; M], sums: &mut [L; M]) {
-        let ints = nibbles::<L, M>(lines(panel, index), x, offset::<L, M>(-8, x));
+        let ints = words::<L, M>(&nibbles::<L>(lines(panel, index)), x, 8);
         scaled(sums, ints, L::load_f16(&panel.scales[index].0), x);
     }
 }
@@ -128,7 +137,7 @@ impl Layout for Q4_0 {
 impl Layout for Q4_1 {
     #[inline(always)]
     fn add<L: Lanes, const M: usize>(panel: &Panel<'_>, index: usize, x: [&Activation; M], sums: &mut [L; M]) {
-        let ints = nibbles::<L, M>(lines(panel, index), x, [L::ints(0); M]);
+        let ints = words::<L, M>(&nibbles::<L>(lines(panel, index)), x, 0);
         scaled(sums, ints, L::load_f16(&panel.scales[2 * index].0), x);
         shifted(sums, L::load_f16(&panel.scales[2 * index + 1].0), x);
     }
@@ -137,13 +146,12 @@ impl Layout for Q4_1 {
 impl Layout for Q8_0 {
     #[inline(always)]
     fn add<L: Lanes, const M: usize>(panel: &Panel<'_>, index: usize, x: [&Activation; M], sums: &mut [L; M]) {
-        let mut ints = offset::<L, M>(-128, x);
-        for (j, line) in lines::<8>(panel, index).iter().enumerate() {
-            let bytes = L::bytes(&line.0);
-            for (ints, x) in ints.iter_mut().zip(x) {
-                *ints = L::dot(*ints, bytes, x.q[j]);
-            }
+        let lines = lines::<8>(panel, index);
+        let mut bytes = [L::bytes(&lines[0].0); 8];
+        for (bytes, line) in bytes.iter_mut().zip(lines) {
+            *bytes = L::bytes(&line.0);
         }
+        let ints = words::<L, M>(&bytes, x, 128);
         scaled(sums, ints, L::load_f16(&panel.scales[index].0), x);
     }
 }
@@ -151,7 +159,7 @@ impl Layout for Q8_0 {
 impl Layout for Q4K {
     #[inline(always)]
     fn add<L: Lanes, const M: usize>(panel: &Panel<'_>, index: usize, x: [&Activation; M], sums: &mut [L; M]) {
-        let ints = nibbles::<L, M>(lines(panel, index), x, [L::ints(0); M]);
+        let ints = words::<L, M>(&nibbles::<L>(lines(panel, index)), x, 0);
         let (d, m) = (L::load_f16(&panel.scales[index / 8 * 2].0), L::load_f16(&panel.scales[index / 8 * 2 + 1].0));
         scaled(sums, ints, d.mul(L::load_i8(&panel.steps[2 * index].0)), x);
         let m = m.mul(L::splat(-1.0)).mul(L::load_i8(&panel.steps[2 * index + 1].0));
@@ -163,18 +171,27 @@ impl Layout for Q6K {
     #[inline(always)]
     fn add<L: Lanes, const M: usize>(panel: &Panel<'_>, index: usize, x: [&Activation; M], sums: &mut [L; M]) {
         let lines: &[Line; 6] = lines(panel, index);
-        let (mut first, mut second) = ([L::ints(0); M], [L::ints(0); M]);
-        for ((first, second), x) in first.iter_mut().zip(&mut second).zip(x) {
-            *first = L::ints(-32 * x.first_sum);
-            *second = L::ints(-32 * (x.sum - x.first_sum));
-        }
         let upper = [L::quarters(L::bytes(&lines[4].0)), L::quarters(L::bytes(&lines[5].0))];
+        let mut halves = [[L::bytes(&lines[0].0); 4]; 2];
         for j in 0..4 {
             let (low, high) = L::nibbles(L::bytes(&lines[j].0));
-            let (low, high) = (L::or(low, upper[0][j]), L::or(high, upper[1][j]));
+            (halves[0][j], halves[1][j]) = (L::or(low, upper[0][j]), L::or(high, upper[1][j]));
+        }
+        let (mut first, mut second) = ([L::ints(0); M], [L::ints(0); M]);
+        for j in 0..4 {
             for ((first, second), x) in first.iter_mut().zip(&mut second).zip(x) {
-                *first = L::dot(*first, low, x.q[j]);
-                *second = L::dot(*second, high, x.q[j + 4]);
+                *first = L::dot(*first, halves[0][j], x.coarse[j]);
+                *second = L::dot(*second, halves[1][j], x.coarse[j + 4]);
+            }
+        }
+        for ((first, second), x) in first.iter_mut().zip(&mut second).zip(x) {
+            *first = L::raise(*first, -32 * x.first_sum);
+            *second = L::raise(*second, -32 * (x.sum - x.first_sum));
+        }
+        for j in 0..4 {
+            for ((first, second), x) in first.iter_mut().zip(&mut second).zip(x) {
+                *first = L::dot(*first, halves[0][j], x.fine[j]);
+                *second = L::dot(*second, halves[1][j], x.fine[j + 4]);
             }
         }
         let d = L::load_f16(&panel.scales[index / 8].0);
