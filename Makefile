@@ -13,7 +13,7 @@ export PENSTOCK_TEST_MODEL  := $(CURDIR)/$(TESTDIR)/SmolLM2-135M-Instruct.Q4_1.g
 export PENSTOCK_TEST_ETCD   := $(CURDIR)/$(VENV)/bin/etcd
 export PENSTOCK_TEST_PYTHON := $(CURDIR)/$(VENV)/bin/python
 
-.PHONY: help up build test check test-tools test-model clean
+.PHONY: help up build test test-build check tools test-tools test-model clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,8 +29,12 @@ up: tools ## build, fetch the default model and serve it on 127.0.0.1:8080
 build: tools ## the binary, target/release/penstock
 	$(BUILD)
 
-test: tools test-tools test-model ## every test, with real models, real etcd and real clients
+test: tools test-tools test-build test-model ## every test, with a real model, real etcd and real clients
 	cargo test --release --locked --workspace
+
+# Compiles tests and program once; `cargo build` would compile what the tests' features change a second time.
+test-build: tools
+	cargo test --release --locked --workspace --no-run
 
 check: test-tools ## format, lints, docs, licences and bans
 	cargo fmt --all --check
@@ -53,7 +57,7 @@ $(VENV)/.ready: tests/requirements.txt
 test-model: $(PENSTOCK_TEST_MODEL)
 
 $(PENSTOCK_TEST_MODEL):
-	$(BUILD)
+	@test -x $(BIN) || $(BUILD)
 	mkdir -p $(TESTDIR)
 	$(BIN) model pull $(MODEL) --data-dir $(TESTDIR)/penstock
 	ln -f "$$($(BIN) model list --data-dir $(TESTDIR)/penstock -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)[0]["path"])')" $@

@@ -1,1 +1,119 @@
-fn main() {}
+//! `penstock`: the command line. It parses, calls a crate and prints; no logic lives here.
+
+mod bench;
+mod chat;
+mod fault;
+mod logs;
+mod model;
+mod output;
+mod sse;
+mod units;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::fault::Fault;
+use crate::logs::LogFormat;
+use crate::output::Format;
+
+const EXAMPLES: &str = "\
+Examples:
+  penstock up                                   serve the default model on 127.0.0.1:8080
+  penstock chat 'What is the capital of France?'
+  penstock model pull smollm2-135m
+
+Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 not reachable.
+Every flag may also come from the environment: --http is PENSTOCK_HTTP.";
+
+/// Serves open models on your own machines behind OpenAI's interface, and knows where every request went.
+#[derive(Parser)]
+#[command(name = "penstock", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone)]
+struct Global {
+    /// Where model files and state live [default: $XDG_DATA_HOME/penstock, else ~/.local/share/penstock]
+    #[arg(long, global = true, value_name = "DIR", env = "PENSTOCK_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// How logs look; `auto` is text on a terminal and JSON in a pipe
+    #[arg(long, global = true, value_enum, default_value = "auto", env = "PENSTOCK_LOG_FORMAT")]
+    log_format: LogFormat,
+
+    /// What is logged, as `LEVEL` or `CRATE=LEVEL,…`: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "PENSTOCK_LOG_LEVEL")]
+    log_level: String,
+
+    /// How data is printed [default: table on a terminal, json in a pipe]
+    #[arg(long, short, global = true, value_enum, env = "PENSTOCK_OUTPUT")]
+    output: Option<Format>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs everything in one process: router, worker and cluster state
+    Up(Box<up::UpArgs>),
+    /// Talks to a model in the terminal
+    Chat(chat::ChatArgs),
+    /// Sends load to an OpenAI endpoint and says what its clients would have felt
+    Bench(bench::BenchArgs),
+    /// Fetches, lists and inspects model files
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+}
+
+impl Global {
+    /// Where model files and state live.
+    fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(penstock_worker::config::default_data_dir)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("penstock: {fault}");
+            fault.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Fault> {
+    logs::init(cli.global.log_format, &cli.global.log_level)?;
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return Err(Fault::failed("another TLS provider is installed already"));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::failed(format!("cannot start the async runtime: {error}")))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => up::run(*args, &cli.global).await,
+            Command::Chat(args) => chat::run(args).await,
+            Command::Bench(args) => bench::run(args, cli.global.output).await,
+            Command::Model(command) => model::run(command, &cli.global).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use penstock_proto::WorkerName;
+use penstock_proto::{ModelName, WorkerName};
 
 use crate::artifact::{Origins, Token};
 
@@ -15,6 +15,8 @@ use crate::artifact::{Origins, Token};
 pub struct Config {
     /// A model's name, the path of its file, or its source; see [`Cache::obtain`](crate::artifact::Cache::obtain).
     pub model: String,
+    /// The name that the model is served under; its own where None.
+    pub served_name: Option<ModelName>,
     /// The worker's name in the cluster.
     pub name: WorkerName,
     /// Where state and caches live; models in `models/` under it.
@@ -73,6 +75,7 @@ impl Config {
         let engine = penstock_engine::Config::default();
         Self {
             model: model.into(),
+            served_name: None,
             name,
             data_dir: data_dir.into(),
             device: Device::default(),

@@ -17,7 +17,10 @@ const KV_BYTES: u64 = 1 << 30;
 pub(super) async fn load(config: &Config, observers: &Observers) -> Result<Parts, Error> {
     observers.stage.send_replace(Stage::Loading);
     let cache = Cache::open(config.models_dir(), config.origins.clone())?;
-    let artifact = Box::pin(cache.obtain(&config.model, &observers.report)).await?;
+    let mut artifact = Box::pin(cache.obtain(&config.model, &observers.report)).await?;
+    if let Some(name) = &config.served_name {
+        artifact.name = name.to_string();
+    }
     tracing::info!(model = artifact.name, digest = %artifact.digest, bytes = artifact.size, "loading");
     let (config, observers) = (config.clone(), observers.clone());
     let loading = task::spawn_blocking(move || {
