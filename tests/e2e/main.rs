@@ -1,5 +1,7 @@
 //! End to end: the real program, the real model, real clients.
 
+#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
+
 #[path = "../support/up.rs"]
 mod up;
 

@@ -172,26 +172,27 @@ impl Layout for Q6K {
     fn add<L: Lanes, const M: usize>(panel: &Panel<'_>, index: usize, x: [&Activation; M], sums: &mut [L; M]) {
         let lines: &[Line; 6] = lines(panel, index);
         let upper = [L::quarters(L::bytes(&lines[4].0)), L::quarters(L::bytes(&lines[5].0))];
-        let mut halves = [[L::bytes(&lines[0].0); 4]; 2];
-        for j in 0..4 {
-            let (low, high) = L::nibbles(L::bytes(&lines[j].0));
-            (halves[0][j], halves[1][j]) = (L::or(low, upper[0][j]), L::or(high, upper[1][j]));
+        let mut words = [upper[0][0]; 8];
+        for (j, line) in lines.iter().take(4).enumerate() {
+            let (low, high) = L::nibbles(L::bytes(&line.0));
+            (words[j], words[j + 4]) = (L::or(low, upper[0][j]), L::or(high, upper[1][j]));
         }
+        let (first_words, second_words) = words.split_at(4);
         let (mut first, mut second) = ([L::ints(0); M], [L::ints(0); M]);
-        for j in 0..4 {
+        for (j, (a, b)) in first_words.iter().zip(second_words).enumerate() {
             for ((first, second), x) in first.iter_mut().zip(&mut second).zip(x) {
-                *first = L::dot(*first, halves[0][j], x.coarse[j]);
-                *second = L::dot(*second, halves[1][j], x.coarse[j + 4]);
+                *first = L::dot(*first, *a, x.coarse[j]);
+                *second = L::dot(*second, *b, x.coarse[j + 4]);
             }
         }
         for ((first, second), x) in first.iter_mut().zip(&mut second).zip(x) {
             *first = L::raise(*first, -32 * x.first_sum);
             *second = L::raise(*second, -32 * (x.sum - x.first_sum));
         }
-        for j in 0..4 {
+        for (j, (a, b)) in first_words.iter().zip(second_words).enumerate() {
             for ((first, second), x) in first.iter_mut().zip(&mut second).zip(x) {
-                *first = L::dot(*first, halves[0][j], x.fine[j]);
-                *second = L::dot(*second, halves[1][j], x.fine[j + 4]);
+                *first = L::dot(*first, *a, x.fine[j]);
+                *second = L::dot(*second, *b, x.fine[j + 4]);
             }
         }
         let d = L::load_f16(&panel.scales[index / 8].0);
