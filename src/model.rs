@@ -48,7 +48,7 @@ pub(crate) async fn run(command: ModelCommand, global: &Global) -> Result<(), Fa
     match command {
         ModelCommand::Pull { source, name, sha256 } => {
             let artifact = pull(&cache, &source, name, sha256).await?;
-            print(&[artifact.clone()], format, || output::json(&artifact))
+            print(std::slice::from_ref(&artifact), format, || output::json(&artifact))
         }
         ModelCommand::List => {
             let artifacts = cache.list().map_err(Fault::failed)?;
