@@ -21,6 +21,13 @@ use super::{Inner, Stage};
 /// How long streams that never end by themselves, such as health watches, may hold up the end of a server.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Streams of one router. The engine's queue is what bounds them; HTTP/2 must not hold calls back before that.
+const STREAMS: u32 = 4096;
+
+/// What a pipe's reader may leave unread, all its streams together: so much that streams whose clients have stopped
+/// reading, of 64 KiB each, do not hold up the others.
+const WINDOW: u32 = 64 << 20;
+
 /// Bytes on their way in a pipe.
 const PIPE: usize = 256 << 10;
 
@@ -49,7 +56,8 @@ pub(super) fn in_process(inner: &Arc<Inner>) -> Channel {
         }
     });
     // The address is never resolved: every connection is a new pipe.
-    Endpoint::from_static("http://in-process").connect_with_connector_lazy(connect)
+    let endpoint = Endpoint::from_static("http://in-process").initial_connection_window_size(WINDOW);
+    endpoint.connect_with_connector_lazy(connect)
 }
 
 async fn run<I, S>(inner: &Arc<Inner>, incoming: I) -> Result<(), tonic::transport::Error>
@@ -63,6 +71,7 @@ where
         .build_v1()
         .expect("the descriptors were made by this build");
     let serving = Server::builder()
+        .max_concurrent_streams(Some(STREAMS))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(WorkerServer::new(inner.service()))
