@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::batch::TokenId;
+use crate::door::{Door, Stage};
 use crate::sequence::SequenceId;
 use crate::step::Command;
 
@@ -84,6 +85,7 @@ pub struct Events {
     id: SequenceId,
     events: mpsc::Receiver<Event>,
     commands: std_mpsc::Sender<Command>,
+    door: Arc<Door>,
     paused: Arc<AtomicBool>,
     /// A paused sequence is woken when no more events than this are left.
     low: usize,
@@ -115,8 +117,7 @@ impl Events {
     }
 
     fn received(&mut self, event: Option<Event>) -> Event {
-        // The engine's thread ends every sequence; a channel that just closes means that the thread itself went down.
-        let event = event.unwrap_or(Event::Failed(Failure::Stopped));
+        let event = event.unwrap_or_else(|| Event::Failed(self.lost()));
         self.ended = !matches!(event, Event::Tokens { .. });
         if !self.ended && self.events.len() <= self.low {
             // Pairs with the fence in `Outbox::flush`: either it sees the place that became free, or this sees its flag.
@@ -127,6 +128,14 @@ impl Events {
             }
         }
         event
+    }
+
+    /// The engine's thread ends every sequence that it knows of; this one came while it was ending itself.
+    fn lost(&self) -> Failure {
+        match self.door.stage() {
+            Stage::Failed(reason) => Failure::Device(reason),
+            Stage::Open | Stage::Draining | Stage::Stopped => Failure::Stopped,
+        }
     }
 }
 
@@ -164,11 +173,12 @@ pub(crate) fn channel(
     buffer: usize,
     position: u64,
     commands: std_mpsc::Sender<Command>,
+    door: Arc<Door>,
 ) -> (Outbox, Events) {
     let (sender, events) = mpsc::channel(buffer + RESERVED);
     let paused = Arc::new(AtomicBool::new(false));
     let outbox = Outbox { events: sender, paused: paused.clone(), position, held: Vec::new() };
-    (outbox, Events { id, events, commands, paused, low: buffer / 2, ended: false })
+    (outbox, Events { id, events, commands, door, paused, low: buffer / 2, ended: false })
 }
 
 impl Outbox {

@@ -163,7 +163,8 @@ impl Engine {
         let arrival = inner.arrivals.fetch_add(1, Ordering::Relaxed);
         let id = SequenceId { priority: submission.priority, arrival };
         let position = submission.resume.len() as u64;
-        let (outbox, events) = events::channel(id, inner.config.event_buffer, position, inner.commands.clone());
+        let (commands, door) = (inner.commands.clone(), inner.door.clone());
+        let (outbox, events) = events::channel(id, inner.config.event_buffer, position, commands, door);
         let arrival = Box::new(Arrival { id, submission, submitted: clock::now(), ticket, outbox });
         match inner.commands.send(Command::Submit(arrival)) {
             Ok(()) => Ok(events),

@@ -3,6 +3,7 @@
 mod candle;
 
 pub use candle::{CandleRunner, KvSize, LoadError, Options};
+pub mod scripted;
 
 use crate::batch::Batch;
 

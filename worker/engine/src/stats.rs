@@ -112,7 +112,7 @@ pub(crate) struct StepReport {
     pub(crate) commit: Duration,
     pub(crate) rows: usize,
     pub(crate) prefill_rows: usize,
-    pub(crate) drawn: usize,
+    pub(crate) output_tokens: usize,
 }
 
 /// Where the engine's thread writes and everyone reads.
@@ -157,7 +157,7 @@ impl Board {
         stats.sample_seconds.observe(report.sample.as_secs_f64());
         stats.commit_seconds.observe(report.commit.as_secs_f64());
         stats.batch_tokens.observe(report.rows as f64);
-        stats.output_tokens += report.drawn as u64;
+        stats.output_tokens += report.output_tokens as u64;
         let seconds = (report.schedule + report.execute + report.sample + report.commit).as_secs_f64();
         if report.prefill_rows > 0 && seconds > 0.0 {
             blend(prefill_rate, report.prefill_rows as f64 / seconds);
@@ -233,8 +233,15 @@ mod tests {
         assert_eq!(board.load(unseen, false).predicted_wait, 0.0, "nothing is measured yet");
         let zero = Duration::ZERO;
         let execute = Duration::from_secs(2);
-        let report =
-            StepReport { schedule: zero, execute, sample: zero, commit: zero, rows: 200, prefill_rows: 200, drawn: 1 };
+        let report = StepReport {
+            schedule: zero,
+            execute,
+            sample: zero,
+            commit: zero,
+            rows: 200,
+            prefill_rows: 200,
+            output_tokens: 1,
+        };
         board.post_step(&report);
         let census = Census { queued_tokens: 100, seats: 1, running: 1, remaining: vec![5], ..Census::default() };
         board.post_census(census);

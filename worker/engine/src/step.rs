@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::door::{Door, Ticket};
 use crate::events::{Event, Failure, FinishReason, Finished, Flow, Outbox};
 use crate::handle::{Submission, Tenant};
-use crate::runner::ModelRunner;
+use crate::runner::{self, ModelRunner};
 use crate::sampler::{Sampler, Scratch, Unsampleable};
 use crate::scheduler::{Plan, Scheduler};
 use crate::sequence::{Sequence, SequenceId};
@@ -220,7 +220,7 @@ impl Stepper {
         let plan = self.scheduler.schedule();
         self.fill_batch(&plan, begin);
         let scheduled = clock::now();
-        let logits = self.runner.execute(&self.batch).map_err(|error| error.to_string())?;
+        let logits = self.runner.execute(&self.batch).map_err(|runner::Error::Device(reason)| reason)?;
         let executed = clock::now();
         let vocab_size = logits.len() / self.batch.logit_rows().max(1);
         let mut logits = logits.chunks_exact_mut(vocab_size.max(1));
@@ -235,7 +235,11 @@ impl Stepper {
             outcomes.push(Outcome { id: chunk.id, rows: chunk.rows, drawn });
         }
         let sampled = clock::now();
-        let drawn = outcomes.iter().filter(|outcome| matches!(outcome.drawn, Some(Ok(_)))).count();
+        let kept = |outcome: &&Outcome| match outcome.drawn {
+            Some(Ok(token)) => !self.streams[&outcome.id].sampler.ends(token),
+            Some(Err(_)) | None => false,
+        };
+        let output_tokens = outcomes.iter().filter(kept).count();
         let seconds_a_row = (sampled - scheduled).as_secs_f64() / plan.rows() as f64;
         for outcome in outcomes {
             self.commit(outcome, seconds_a_row, sampled);
@@ -247,7 +251,7 @@ impl Stepper {
             commit: clock::now() - sampled,
             rows: plan.rows(),
             prefill_rows: plan.chunks.iter().filter(|chunk| chunk.prefill).map(|chunk| chunk.rows).sum(),
-            drawn,
+            output_tokens,
         });
         Ok(())
     }
@@ -327,6 +331,8 @@ impl Stepper {
         self.scheduler.remove(id);
         let stream = self.streams.remove(&id)?;
         self.board.post_end(&stream.tenant, stream.compute_seconds);
+        // Posted first, so that who sees the end sees the blocks free.
+        self.board.post_census(self.scheduler.census());
         Some(stream)
     }
 }

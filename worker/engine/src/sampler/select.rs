@@ -185,3 +185,95 @@ fn nucleus(mut candidates: &mut [Candidate], mut target: u64) -> Candidate {
     }
     unreachable!("the target is at most the sum")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition: sort all, cut the list, draw from what is left.
+    fn sorted_list(weights: &[f32], filter: Filter) -> Vec<(u64, TokenId)> {
+        let mut list: Vec<_> = weights.iter().zip(0..).map(|(weight, id)| (*weight, id)).collect();
+        list.sort_by(|a: &(f32, TokenId), b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        if filter.top_k > 0 {
+            list.truncate(filter.top_k as usize);
+        }
+        list.retain(|(weight, _)| *weight >= filter.min_p);
+        let total: u64 = list.iter().map(|(weight, _)| units(*weight)).sum();
+        if filter.top_p < 1.0 {
+            let target = (f64::from(filter.top_p) * total as f64).ceil() as u64;
+            let mut sum = 0;
+            list.retain(|(weight, _)| {
+                let kept = sum < target;
+                sum += units(*weight);
+                kept
+            });
+        }
+        let mut list: Vec<_> = list.into_iter().map(|(weight, id)| (units(weight), id)).collect();
+        list.sort_unstable_by_key(|(_, id)| *id);
+        list
+    }
+
+    fn filter() -> impl Strategy<Value = Filter> {
+        let top_k = prop_oneof![Just(0u32), 1u32..400];
+        let min_p = prop_oneof![Just(0f32), 0.0001f32..1.0];
+        let top_p = prop_oneof![Just(1f32), 0.01f32..1.0];
+        (top_k, min_p, top_p).prop_map(|(top_k, min_p, top_p)| Filter { top_k, min_p, top_p })
+    }
+
+    /// Flat and steep rows, with ties among them.
+    fn logits() -> impl Strategy<Value = Vec<f32>> {
+        let row = |spread: i32| prop::collection::vec((-spread..spread).prop_map(|step| step as f32 / 8.0), 1..600);
+        prop_oneof![row(2), row(30), row(300)]
+    }
+
+    fn weights(logits: &[f32], temperature: f32) -> Vec<f32> {
+        let mut weights = logits.to_vec();
+        weigh(&mut weights, peak(logits).unwrap(), temperature);
+        weights
+    }
+
+    proptest! {
+        #[test]
+        fn a_draw_is_that_of_a_sorted_list(
+            logits in logits(), temperature in 0.1f32..3.0, filter in filter(), random in any::<u64>()
+        ) {
+            let mut weights = weights(&logits, temperature);
+            let expected = pick(sorted_list(&weights, filter).into_iter(), random);
+            prop_assert_eq!(draw(&mut weights, filter, random, &mut Scratch::default()), expected);
+        }
+
+        /// Against arithmetic in f64: only rounding is between them.
+        #[test]
+        fn shares_are_those_of_the_softmax(logits in logits(), temperature in 0.1f32..3.0) {
+            let kept = sorted_list(&weights(&logits, temperature), Filter { top_k: 0, min_p: 0.0, top_p: 1.0 });
+            let peak = f64::from(peak(&logits).unwrap());
+            let exact: Vec<_> =
+                logits.iter().map(|logit| ((f64::from(*logit) - peak) / f64::from(temperature)).exp()).collect();
+            let (sum, total) = (exact.iter().sum::<f64>(), kept.iter().map(|(units, _)| units).sum::<u64>() as f64);
+            let distance: f64 =
+                kept.iter().zip(&exact).map(|((units, _), exact)| (*units as f64 / total - exact / sum).abs()).sum();
+            prop_assert!(distance < 1e-6, "{}", distance);
+        }
+    }
+
+    #[test]
+    fn exp_is_exact_to_rounding() {
+        for step in 0..300_000 {
+            let x = step as f32 * -1e-4;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 2.0_f64.powi(-22), "{x}: {error}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(units(exp(f32::NEG_INFINITY)), 0);
+    }
+
+    #[test]
+    fn the_extremes_of_the_random_number_pick_the_ends() {
+        let row = [3, 0, 5].into_iter().zip(0..);
+        assert_eq!(pick(row.clone(), 0), 0);
+        assert_eq!(pick(row, u64::MAX), 2);
+    }
+}
