@@ -28,6 +28,8 @@ pub(crate) trait Lanes: Copy {
     fn store(self, to: &mut [f32; LANES]);
     /// From f16 bits.
     fn load_f16(from: &[u16; LANES]) -> Self;
+    /// From bf16 bits.
+    fn load_bf16(from: &[u16; LANES]) -> Self;
     fn load_i8(from: &[i8; LANES]) -> Self;
     /// To f16 bits, to nearest, ties to even.
     fn store_f16(self, to: &mut [u16; LANES]);
@@ -148,6 +150,8 @@ mod tests {
             v.store_f16(&mut halves);
             out.extend(halves.iter().map(|&h| u32::from(h)));
             L::load_f16(&halves).store(&mut buffer);
+            out.extend(buffer.iter().map(|f| f.to_bits()));
+            L::load_bf16(&halves).store(&mut buffer);
             out.extend(buffer.iter().map(|f| f.to_bits()));
             let mut small = [0; LANES];
             v.round().store_i8(&mut small);

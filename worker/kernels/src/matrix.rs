@@ -1,6 +1,7 @@
 //! Weight matrices: rows are outputs, columns are inputs. A row of a product depends on its own row of the input alone,
 //! to the bit, however many rows there are and on however many threads.
 
+mod dense;
 mod panels;
 mod plain;
 
@@ -13,6 +14,7 @@ use crate::lanes::{LANES, Lanes};
 use crate::rows::{Input, Output};
 use crate::shared::Shared;
 use crate::threads::{Pieces, Worker};
+use dense::Dense;
 use panels::{Panels, Sink};
 use plain::Plain;
 
@@ -55,6 +57,7 @@ struct Part {
 }
 
 enum Weights {
+    Dense(Dense),
     Panels(Panels),
     Plain(Plain),
 }
@@ -141,14 +144,14 @@ impl Matrix {
 
 impl Weights {
     fn new(format: Format, cols: usize, parts: &[&[u8]]) -> Self {
-        match Panels::new(format, cols, parts) {
-            Some(panels) => Self::Panels(panels),
-            None => Self::Plain(Plain::new(format, cols, parts)),
-        }
+        let panels = Panels::new(format, cols, parts).map(Self::Panels);
+        let dense = || Dense::new(format, cols, parts).map(Self::Dense);
+        panels.or_else(dense).unwrap_or_else(|| Self::Plain(Plain::new(format, cols, parts)))
     }
 
     fn rows(&self) -> usize {
         match self {
+            Self::Dense(dense) => dense.rows(),
             Self::Panels(panels) => panels.rows(),
             Self::Plain(plain) => plain.rows(),
         }
@@ -156,6 +159,7 @@ impl Weights {
 
     fn bytes(&self) -> usize {
         match self {
+            Self::Dense(dense) => dense.bytes(),
             Self::Panels(panels) => panels.bytes(),
             Self::Plain(plain) => plain.bytes(),
         }
@@ -163,6 +167,7 @@ impl Weights {
 
     fn row(&self, index: usize, out: &mut [f32]) {
         match self {
+            Self::Dense(dense) => dense.row(index, out),
             Self::Panels(panels) => panels.row(index, out),
             Self::Plain(plain) => plain.row(index, out),
         }
@@ -171,6 +176,7 @@ impl Weights {
     /// What threads share: panels or rows.
     fn units(&self) -> usize {
         match self {
+            Self::Dense(dense) => dense.count(),
             Self::Panels(panels) => panels.count(),
             Self::Plain(plain) => plain.rows(),
         }
@@ -179,7 +185,7 @@ impl Weights {
     /// Words that a row of input takes in the form of ggml.
     fn activation_words(&self) -> usize {
         match self {
-            Self::Panels(_) => 0,
+            Self::Dense(_) | Self::Panels(_) => 0,
             Self::Plain(plain) => plain.activation_words(),
         }
     }
@@ -221,6 +227,7 @@ impl Kernel for ProductPart<'_> {
             }
             let share = Share { worker, rows, units, part, first: before.is_none() };
             match &part.weights {
+                Weights::Dense(dense) => product.dense::<L>(&share, dense),
                 Weights::Panels(panels) => product.panels::<L>(&share, panels),
                 Weights::Plain(plain) => product.plain::<L>(&share, plain),
             }
@@ -240,6 +247,30 @@ struct Share<'a> {
 }
 
 impl Product<'_> {
+    #[inline(always)]
+    fn dense<L: Lanes>(&self, share: &Share<'_>, dense: &Dense) {
+        let Share { worker, rows, units, .. } = *share;
+        let cols = self.matrix.cols;
+        let mut piece = worker.next(rows, None);
+        while let Some(range) = piece {
+            if share.first {
+                for row in range.clone() {
+                    // SAFETY: each row belongs to one piece.
+                    self.input.row::<L>(row, unsafe { self.values.slice(row * cols, cols) });
+                }
+            }
+            piece = worker.next(rows, Some(range));
+        }
+        worker.wait(rows);
+        // SAFETY: values are written in the first part's rows alone, which are done.
+        let input = unsafe { &self.values.all()[..self.m * cols] };
+        let mut piece = worker.next(units, None);
+        while let Some(range) = piece {
+            dense.multiply::<L>(input, range.clone(), &Columns { product: self, start: share.part.start });
+            piece = worker.next(units, Some(range));
+        }
+    }
+
     #[inline(always)]
     fn panels<L: Lanes>(&self, share: &Share<'_>, panels: &Panels) {
         let Share { worker, rows, units, .. } = *share;

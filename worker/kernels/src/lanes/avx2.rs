@@ -43,6 +43,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn load_bf16(from: &[u16; LANES]) -> Self {
+        unsafe {
+            let halves: *const __m128i = from.as_ptr().cast();
+            let low = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves)));
+            let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(halves.add(1))));
+            Self(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+        }
+    }
+
+    #[inline(always)]
     fn load_i8(from: &[i8; LANES]) -> Self {
         unsafe {
             let bytes = _mm_loadu_si128(from.as_ptr().cast());

@@ -1,4 +1,5 @@
-//! Weights in ggml's own layout, multiplied by candle's dot products: a row of weights and a row of the input at a time.
+//! Weights in ggml's own layout, multiplied by candle's dot products: a row of weights and a row of the input at a time. For
+//! formats without panels; tests compare the others with it.
 
 use candle_core::quantized::k_quants::{
     BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8K,
