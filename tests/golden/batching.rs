@@ -1,0 +1,127 @@
+//! Many sequences at once give what each gives alone, to the bit.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use penstock_engine::runner::{CandleRunner, KvSize, Options};
+use penstock_engine::{Config, Engine, Event, Events, FinishReason, Priority, SamplingParams, Submission, Tenant};
+
+use super::{golden_json, ids, model_path};
+
+const SEQUENCES: usize = 32;
+
+/// What a sequence gave.
+#[derive(Debug, Clone, PartialEq)]
+struct Answer {
+    ids: Vec<u32>,
+    reason: FinishReason,
+}
+
+fn start(kv_blocks: usize, max_batch_tokens: usize) -> Engine {
+    let options = Options { kv: KvSize::Blocks(kv_blocks), threads: None, digest: "golden".to_owned() };
+    let runner = CandleRunner::load(&model_path(), &options).expect("the model loads");
+    let config = Config { max_batch_tokens, max_sequences: SEQUENCES, eos_token_ids: vec![2], ..Config::default() };
+    Engine::start(config, Box::new(runner)).expect("the engine starts")
+}
+
+/// Prompts of many lengths, at temperature 1 with a seed each.
+fn submissions() -> Vec<Submission> {
+    let prompts = golden_json("logits.json");
+    let prompts: Vec<Vec<u32>> = prompts.as_array().expect("a list").iter().map(|p| ids(&p["tokens"])).collect();
+    let submission = |n: usize| {
+        let prompt = &prompts[n % prompts.len()];
+        let length = prompt.len().min(5 + n * 13 % 90);
+        let max_tokens = 24 + (n as u32 * 7) % 29;
+        Submission {
+            tenant: Tenant("golden".into()),
+            priority: if n.is_multiple_of(5) { Priority::Batch } else { Priority::Interactive },
+            deadline: penstock_engine::clock::now() + Duration::from_secs(600),
+            prompt: prompt[..length].to_vec(),
+            resume: Vec::new(),
+            sampling: SamplingParams { seed: n as u64 + 1, max_tokens, ..SamplingParams::default() },
+        }
+    };
+    (0..SEQUENCES).map(submission).collect()
+}
+
+/// Tokens that all sequences have given so far; those that an early end left out count as given.
+#[derive(Default)]
+struct Progress {
+    tokens: Mutex<usize>,
+    moved: Condvar,
+}
+
+impl Progress {
+    fn add(&self, tokens: usize) {
+        *self.tokens.lock().expect("no reader panics") += tokens;
+        self.moved.notify_all();
+    }
+
+    fn wait_for(&self, tokens: usize) {
+        let seen = self.tokens.lock().expect("no reader panics");
+        drop(self.moved.wait_while(seen, |seen| *seen < tokens).expect("no reader panics"));
+    }
+}
+
+fn read(mut events: Events, max_tokens: usize, progress: &Progress) -> Answer {
+    let mut answer = Vec::new();
+    loop {
+        match events.blocking_recv().expect("a last event") {
+            Event::Tokens { first_position, ids } => {
+                assert_eq!(first_position, answer.len() as u64, "each token once and in order");
+                progress.add(ids.len());
+                answer.extend(ids);
+            }
+            Event::Finished(finished) => {
+                progress.add(max_tokens - answer.len());
+                return Answer { ids: answer, reason: finished.reason };
+            }
+            Event::Failed(failure) => panic!("{failure}"),
+        }
+    }
+}
+
+/// Steps of a generator that is plain to read: xorshift.
+fn random(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state as usize
+}
+
+#[test]
+fn together_is_as_alone() {
+    let submissions = submissions();
+    let crowded = start(36, 64);
+    let progress = Arc::new(Progress::default());
+    let mut state = 0x5EED;
+    let mut joins_at = 0;
+    let readers: Vec<_> = submissions
+        .iter()
+        .map(|submission| {
+            // Each joins when the others are some random number of tokens further; each gives or leaves out at least 24.
+            progress.wait_for(joins_at);
+            let events = crowded.submit(submission.clone()).expect("it is taken");
+            joins_at += random(&mut state) % 24;
+            let (progress, max_tokens) = (progress.clone(), submission.sampling.max_tokens as usize);
+            thread::spawn(move || read(events, max_tokens, &progress))
+        })
+        .collect();
+    let together: Vec<Answer> = readers.into_iter().map(|reader| reader.join().expect("it ends")).collect();
+    crowded.shutdown();
+    let stats = crowded.stats();
+    let load = crowded.load();
+    println!("{SEQUENCES} sequences in {} steps, {} preemptions", stats.batch_tokens.count(), stats.preemptions);
+    assert!(stats.preemptions > 3, "the pool was hardly ever too small: nothing is shown");
+    assert_eq!((load.running, load.waiting, load.kv_blocks.used), (0, 0, 0));
+    drop(crowded);
+
+    let roomy = start(8, 512);
+    for (n, (submission, together)) in submissions.into_iter().zip(&together).enumerate() {
+        let max_tokens = submission.sampling.max_tokens as usize;
+        let alone = read(roomy.submit(submission).expect("it is taken"), max_tokens, &Progress::default());
+        assert_eq!(alone, *together, "sequence {n}");
+    }
+    assert_eq!(roomy.stats().preemptions, 0);
+}
