@@ -32,7 +32,7 @@ fn config() -> Config {
 }
 
 fn start(config: Config, runner: impl ModelRunner + 'static) -> Engine {
-    Engine::start(config, Box::new(runner)).unwrap()
+    Engine::start(config, Box::new(runner)).expect("the engine starts")
 }
 
 fn in_an_hour() -> Instant {
@@ -84,7 +84,8 @@ fn finished(event: Event) -> Finished {
 /// What a submission gets with an engine to itself.
 fn alone(submission: Submission) -> Vec<TokenId> {
     let engine = start(config(), runner(64));
-    let (tokens, last) = read_from(submission.resume.len() as u64, &mut engine.submit(submission).unwrap());
+    let (tokens, last) =
+        read_from(submission.resume.len() as u64, &mut engine.submit(submission).expect("it is taken"));
     finished(last);
     tokens
 }
