@@ -2,6 +2,8 @@
 
 pub mod artifact;
 pub mod config;
+#[cfg(test)]
+mod fixture;
 pub mod lifecycle;
 pub mod metrics;
 pub mod model;
