@@ -89,7 +89,11 @@ impl Job {
             let (name, path) = (entry.file_name(), entry.path());
             if name.to_string_lossy().starts_with(&prefix) {
                 let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                removed.map_err(Error::io(path))?;
+                match removed {
+                    // The thread of a pull that was dropped just now may remove it at the same time.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path)(error)),
+                    Ok(()) | Err(_) => {}
+                }
             }
         }
         Ok(())
