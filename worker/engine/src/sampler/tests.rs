@@ -111,7 +111,7 @@ fn parameters_out_of_range_are_named() {
         ("frequency_penalty", SamplingParams { frequency_penalty: f32::NAN, ..sound.clone() }),
         ("logit_bias", SamplingParams { logit_bias: vec![(1, 101.0)], ..sound.clone() }),
         ("min_tokens", SamplingParams { min_tokens: 2, max_tokens: 1, ..sound.clone() }),
-        ("stop_token_ids", SamplingParams { min_tokens: 1, stop_token_ids: (0..10).collect(), ..sound.clone() }),
+        ("stop_token_ids", SamplingParams { min_tokens: 1, stop_token_ids: (0..10).collect(), ..sound }),
     ];
     for (field, params) in cases {
         assert_eq!(params.check(&[], 10).unwrap_err().field, field);
