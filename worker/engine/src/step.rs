@@ -184,10 +184,12 @@ impl Stepper {
         let sampler = Sampler::new(sampling, &prompt, &resume, &self.eos);
         let mut tokens = prompt;
         tokens.extend(resume);
-        self.board.post_arrival(prompt_tokens);
-        ticket.seen();
         let complete = tokens.len() == limit;
         self.scheduler.admit(Sequence::new(id, deadline, tokens, limit));
+        self.board.post_arrival(prompt_tokens);
+        // For a moment the load counts it twice, rather than not at all.
+        self.board.post_census(self.scheduler.census());
+        ticket.seen();
         let stream = Stream {
             tenant,
             prompt_tokens,

@@ -130,14 +130,35 @@ impl<F: FnMut(&Batch) -> Result<(), runner::Error> + Send> ModelRunner for Befor
     }
 }
 
-/// A runner that takes a step for each message, and runs freely once the sender is gone.
-fn gated(runner: ScriptedRunner) -> (mpsc::Sender<()>, impl ModelRunner + 'static) {
+/// Holds a runner before each step. Dropped, it lets it run freely; a test that fails must drop it before the engine,
+/// which joins its thread.
+struct Gate {
+    arrived: mpsc::Receiver<()>,
+    steps: mpsc::Sender<()>,
+}
+
+impl Gate {
+    /// Waits until the engine stands before a step: all before it is done, and nothing more is until the next `step`.
+    fn arrived(&self) {
+        self.arrived.recv().expect("the engine lives");
+    }
+
+    /// Lets the next step through, be it there already or not.
+    fn step(&self) {
+        self.steps.send(()).expect("the engine lives");
+    }
+}
+
+fn start_gated(config: Config, kv_blocks: usize) -> (Engine, Gate) {
+    let (announce, arrived) = mpsc::channel();
     let (steps, gate) = mpsc::channel();
     let act = move |_: &Batch| {
+        // A test that has dropped its end waits for nothing and holds nothing.
+        let _ = announce.send(());
         let _ = gate.recv();
         Ok(())
     };
-    (steps, Before { runner, act })
+    (start(config, Before { runner: runner(kv_blocks), act }), Gate { arrived, steps })
 }
 
 /// SplitMix64, for tests that want variety.
@@ -182,16 +203,15 @@ fn mixed(count: u64, seed: u64) -> Vec<Submission> {
 fn together_on_a_small_pool_each_gets_what_it_gets_alone() {
     for seed in 1..=4 {
         let submissions = mixed(32, seed);
-        let (steps, runner) = gated(runner(8));
         let limits = Config { max_batch_tokens: 48, max_sequences: 12, event_buffer: 4, ..config() };
-        let engine = start(limits, runner);
+        let (engine, gate) = start_gated(limits, 8);
         let mut state = seed;
         let mut streams = Vec::new();
         for submission in &submissions {
             streams.push(engine.submit(submission.clone()).unwrap());
-            (0..varied(&mut state, 6)).for_each(|_| steps.send(()).unwrap());
+            (0..varied(&mut state, 6)).for_each(|_| gate.step());
         }
-        drop(steps);
+        drop(gate);
         let together: Vec<_> = streams.iter_mut().map(read).collect();
         assert!(engine.stats().preemptions > 0);
         assert_eq!(engine.load().kv_blocks.used, 0);
@@ -235,15 +255,14 @@ fn a_reader_that_stops_stops_nobody_else() {
 
 #[test]
 fn a_reader_that_leaves_frees_its_blocks() {
-    let (steps, runner) = gated(runner(8));
-    let engine = start(Config { max_sequences: 1, event_buffer: 1, ..config() }, runner);
+    let (engine, gate) = start_gated(Config { max_sequences: 1, event_buffer: 1, ..config() }, 8);
     let mut running = engine.submit(submission(vec![1; 40], 200)).unwrap();
     let waiting = engine.submit(submission(vec![2; 40], 100)).unwrap();
-    steps.send(()).unwrap();
+    gate.step();
     assert!(matches!(running.blocking_recv(), Some(Event::Tokens { first_position: 0, .. })));
     drop(running);
     drop(waiting);
-    drop(steps);
+    drop(gate);
     block_on(engine.idle());
     let load = engine.load();
     assert_eq!((load.running, load.waiting, load.kv_blocks.used, load.queued_tokens), (0, 0, 0, 0));
@@ -258,19 +277,18 @@ fn a_reader_that_leaves_frees_its_blocks() {
 
 #[test]
 fn a_deadline_ends_what_waits_what_runs_and_what_is_paused() {
-    let (steps, runner) = gated(runner(16));
-    let engine = start(Config { max_sequences: 1, event_buffer: 1, ..config() }, runner);
+    let (engine, gate) = start_gated(Config { max_sequences: 1, event_buffer: 1, ..config() }, 16);
     let soon = clock::now() + Duration::from_millis(50);
     let mut running = engine.submit(Submission { deadline: soon, ..submission(vec![1], 200) }).unwrap();
     let mut waiting = engine.submit(Submission { deadline: soon, ..submission(vec![2], 200) }).unwrap();
     std::thread::sleep(soon.saturating_duration_since(clock::now()));
-    steps.send(()).unwrap();
+    gate.step();
     let failed = Event::Failed(Failure::Deadline);
     assert_eq!(read(&mut waiting), (vec![], failed.clone()));
     assert_eq!(read(&mut running).1, failed);
 
-    drop(steps);
-    let soon = clock::now() + Duration::from_millis(50);
+    drop(gate);
+    let soon = clock::now() + Duration::from_secs(1);
     let mut paused = engine.submit(Submission { deadline: soon, ..submission(vec![1], 200) }).unwrap();
     block_on(engine.idle());
     assert!(clock::now() >= soon);
@@ -282,14 +300,13 @@ fn a_deadline_ends_what_waits_what_runs_and_what_is_paused() {
 
 #[test]
 fn a_draining_engine_finishes_and_takes_nothing() {
-    let (steps, runner) = gated(runner(16));
-    let engine = start(config(), runner);
+    let (engine, gate) = start_gated(config(), 16);
     let mut events = engine.submit(submission(vec![1], 3)).unwrap();
     engine.drain();
     assert_eq!(engine.submit(submission(vec![1], 3)).unwrap_err(), SubmitError::Draining);
     assert!(engine.load().draining);
     assert!(is_pending(engine.idle()));
-    drop(steps);
+    drop(gate);
     block_on(engine.idle());
     assert_eq!(read(&mut events).0.len(), 3);
     engine.undrain();
@@ -299,18 +316,20 @@ fn a_draining_engine_finishes_and_takes_nothing() {
 
 #[test]
 fn a_full_queue_refuses() {
-    let (steps, runner) = gated(runner(16));
-    let engine = start(Config { max_sequences: 1, max_waiting: 1, ..config() }, runner);
+    let (engine, gate) = start_gated(Config { max_sequences: 1, max_waiting: 1, ..config() }, 16);
     let mut first = engine.submit(submission(vec![1], 9)).unwrap();
-    steps.send(()).unwrap();
+    gate.step();
     first.blocking_recv().unwrap();
+    // Before the first step, and before the second.
+    gate.arrived();
+    gate.arrived();
     let mut second = engine.submit(submission(vec![2; 7], 9)).unwrap();
     let full = SubmitError::QueueFull { waiting: 1, in_flight: 2 };
     assert_eq!(engine.submit(submission(vec![3], 9)).unwrap_err(), full);
     let load = engine.load();
     assert_eq!((load.running, load.waiting, load.queued_tokens), (1, 1, 7));
     assert!(load.prefill_rate > 0.0 && load.predicted_wait > 0.0);
-    drop(steps);
+    drop(gate);
     assert_eq!(read(&mut second).0.len(), 9);
 }
 
