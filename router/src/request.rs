@@ -104,8 +104,10 @@ pub struct Sampling {
     pub logit_bias: BTreeMap<u32, f32>,
     /// Drawn by dispatch where None.
     pub seed: Option<u64>,
-    /// ≥ 1; what is left of the context where None.
+    /// ≥ 1.
     pub max_tokens: Option<u32>,
+    /// What `max_tokens` is where it is None, as far as the context has room; all that is left of it where this is None.
+    pub default_max_tokens: Option<u32>,
     /// Ends are masked before.
     pub min_tokens: u32,
     /// Goes on past the end of text.

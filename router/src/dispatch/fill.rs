@@ -32,7 +32,7 @@ fn fill(asked: Sampling, max_tokens: u32, defaults: &Defaults) -> Filled {
     }
 }
 
-/// The client's, else what the prompt leaves of the context.
+/// The client's, else the face's default, else what the prompt leaves of the context.
 fn max_tokens(asked: &Sampling, prompt: usize, card: &Card) -> Result<u32, Failure> {
     let context = card.context_length;
     let room = u32::try_from(prompt).ok().and_then(|prompt| context.checked_sub(prompt)).filter(|room| *room > 0);
@@ -41,7 +41,7 @@ fn max_tokens(asked: &Sampling, prompt: usize, card: &Card) -> Result<u32, Failu
         return Err(Failure::new(ErrorCode::ContextTooLong, message));
     };
     match asked.max_tokens {
-        None => Ok(room),
+        None => Ok(asked.default_max_tokens.unwrap_or(room).max(asked.min_tokens).min(room)),
         Some(wanted) if wanted <= room => Ok(wanted),
         Some(wanted) if wanted > context => {
             let message = format!("max_tokens is {wanted}; prompt and answer together may have {context} tokens");
@@ -94,6 +94,11 @@ mod tests {
         assert!(over.message.contains("30") && over.message.contains("101") && over.message.contains("100"));
         let over = max_tokens(&asked(Some(101)), 30, &card()).unwrap_err();
         assert_eq!((over.code, over.param.as_deref()), (ErrorCode::InvalidRequest, Some("max_tokens")));
+        let short = Sampling { default_max_tokens: Some(16), ..Sampling::default() };
+        assert_eq!(max_tokens(&short, 30, &card()), Ok(16));
+        assert_eq!(max_tokens(&short, 90, &card()), Ok(10));
+        assert_eq!(max_tokens(&Sampling { min_tokens: 20, ..short.clone() }, 30, &card()), Ok(20));
+        assert_eq!(max_tokens(&Sampling { max_tokens: Some(30), ..short }, 30, &card()), Ok(30));
         for prompt in [100, 101, usize::MAX] {
             let over = max_tokens(&asked(None), prompt, &card()).unwrap_err();
             assert_eq!(over.code, ErrorCode::ContextTooLong);

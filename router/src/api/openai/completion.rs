@@ -7,11 +7,15 @@ use crate::request::{Failure, Input};
 /// Prompts of one body.
 const PROMPTS: usize = 32;
 
+/// `max_tokens` where it is left out, as OpenAI and vLLM have it for this endpoint.
+const MAX_TOKENS: u32 = 16;
+
 /// Reads the body; what nobody knows stays in the object, or goes to `ignored` from within.
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Ask, Failure> {
     let model = model(object)?;
     let inputs = prompts(&object.need("prompt")?)?;
-    let (sampling, max_tokens_name) = sampling::decode(object, &["max_tokens"])?;
+    let (mut sampling, max_tokens_name) = sampling::decode(object, &["max_tokens"])?;
+    sampling.default_max_tokens = Some(MAX_TOKENS);
     let stop = sampling::stop(object)?;
     let delivery = delivery(object, ignored)?;
     unserved::check(object, unserved::COMMON)?;

@@ -29,6 +29,7 @@ pub(super) fn decode(
         logit_bias: object.take("logit_bias").map(|field| logit_bias(&field)).transpose()?.unwrap_or_default(),
         seed: object.take("seed").map(|field| seed(&field)).transpose()?,
         max_tokens,
+        default_max_tokens: None,
         min_tokens: object.take("min_tokens").map(|field| field.count(0)).transpose()?.unwrap_or(0),
         ignore_eos: flag(object, "ignore_eos")?,
         stop_token_ids: object
@@ -149,6 +150,7 @@ mod tests {
             logit_bias: [(5, -100.0), (6, 1.5)].into(),
             seed: Some(u64::MAX),
             max_tokens: Some(7),
+            default_max_tokens: None,
             min_tokens: 2,
             ignore_eos: true,
             stop_token_ids: vec![1],
