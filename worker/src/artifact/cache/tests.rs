@@ -335,8 +335,15 @@ mod wheels {
     /// A stand-in for Python: an executable script whose last two arguments are the folder and the requirement.
     fn python(fixture: &Fixture, script: &str) -> Cache {
         let path = fixture.folder.path().join("python");
-        fs::write(&path, format!("#!/bin/sh\nfor last; do before=$folder; folder=$last; done\n{script}\n")).unwrap();
+        fs::write(
+            &path,
+            format!("#!/bin/sh\n[ $# = 0 ] && exit\nfor last; do before=$folder; folder=$last; done\n{script}\n"),
+        )
+        .unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // A child that another test forks while the script is written holds it open until its own exec.
+        while std::process::Command::new(&path).status().is_err_and(|e| e.kind() == io::ErrorKind::ExecutableFileBusy) {
+        }
         let origins = Origins { python: path, ..(*fixture.cache.origins).clone() };
         Cache::open(&fixture.cache.directory, origins).unwrap()
     }
