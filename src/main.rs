@@ -2,13 +2,17 @@
 
 mod bench;
 mod chat;
+mod cluster;
 mod fault;
 mod logs;
 mod model;
 mod output;
+mod process;
+mod router;
 mod sse;
 mod units;
 mod up;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +66,10 @@ struct Global {
 enum Command {
     /// Runs everything in one process: router, worker and cluster state
     Up(Box<up::UpArgs>),
+    /// Runs the front door of a cluster
+    Router(Box<router::RouterArgs>),
+    /// Runs one engine of a cluster
+    Worker(Box<worker::WorkerArgs>),
     /// Talks to a model in the terminal
     Chat(chat::ChatArgs),
     /// Sends load to an OpenAI endpoint and says what its clients would have felt
@@ -101,6 +109,8 @@ fn run(cli: Cli) -> Result<(), Fault> {
     runtime.block_on(async {
         match cli.command {
             Command::Up(args) => up::run(*args, &cli.global).await,
+            Command::Router(args) => router::run(*args).await,
+            Command::Worker(args) => worker::run(*args, &cli.global).await,
             Command::Chat(args) => chat::run(args).await,
             Command::Bench(args) => bench::run(args, cli.global.output).await,
             Command::Model(command) => model::run(command, &cli.global).await,

@@ -34,6 +34,10 @@ pub struct ConnectError {
     pub reason: String,
 }
 
+/// What a worker's connection may have on its way, all its streams together: so much that streams whose clients have
+/// stopped reading, of 64 KiB each, do not hold up the others.
+const WINDOW: u32 = 64 << 20;
+
 /// Connects over TCP. Pings on silent connections find a worker that vanished without a word.
 pub fn tcp(endpoint: &str) -> Result<Channel, ConnectError> {
     let failed =
@@ -42,6 +46,7 @@ pub fn tcp(endpoint: &str) -> Result<Channel, ConnectError> {
     Ok(endpoint
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
+        .initial_connection_window_size(WINDOW)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)

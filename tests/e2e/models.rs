@@ -107,5 +107,5 @@ fn no_room_in_memory_is_refused_with_the_sizes() {
     let model = format!("m={}", model_file().display());
     let ports = ["--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"];
     let text = refusal(&[&["up", "--model", &model, "--kv-memory", "9000GiB"][..], &ports[..]].concat());
-    assert!(text.contains("9663676416000") && text.contains("available"), "{text}");
+    assert!(text.contains("9216000 for keys and values") && text.contains("available"), "{text}");
 }

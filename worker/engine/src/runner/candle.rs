@@ -42,7 +42,8 @@ pub enum LoadError {
     Weights(#[from] weights::Error),
     /// It does not fit.
     #[error(
-        "{needed} bytes of memory are needed ({weights} for weights, {kv} for keys and values), {available} are available"
+        "{} MiB of memory are needed ({} for weights, {} for keys and values), {} MiB are available",
+        needed >> 20, weights >> 20, kv >> 20, available >> 20
     )]
     Memory {
         /// Bytes needed in all.
