@@ -70,6 +70,12 @@ pub enum MemberState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Epoch(Revision);
 
+impl From<Revision> for Epoch {
+    fn from(revision: Revision) -> Self {
+        Self(revision)
+    }
+}
+
 impl Epoch {
     /// The number.
     pub fn get(self) -> i64 {

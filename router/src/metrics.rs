@@ -55,7 +55,7 @@ pub(crate) enum MemberState {
     Ready,
     /// It finishes what it has.
     Draining,
-    /// It serves another file under a name that is taken.
+    /// It serves another file under a name that is taken, or speaks another protocol version.
     Mismatched,
 }
 

@@ -29,6 +29,21 @@ pub(crate) fn python() -> PathBuf {
     path
 }
 
+/// A real etcd.
+pub(crate) fn etcd() -> PathBuf {
+    let path = std::env::var_os("PENSTOCK_TEST_ETCD")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/etcd"));
+    assert!(path.is_file(), "{} is not there: run `make test-tools`", path.display());
+    path
+}
+
+/// An HTTP client that follows no proxy.
+pub(crate) fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
 /// Runs the program to its end.
 pub(crate) fn penstock(args: &[&str]) -> Output {
     Command::new(PENSTOCK).args(args).stdin(Stdio::null()).output().unwrap()
@@ -73,8 +88,7 @@ impl Up {
         let addresses: Value = serde_json::from_str(&text).unwrap();
         let at = |part: &str| format!("http://{}", addresses[part].as_str().unwrap());
         let (url, ops) = (at("http"), at("ops"));
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = client();
         Self { child, dir, banner, url, ops, http }
     }
 

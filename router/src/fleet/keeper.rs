@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use penstock_cluster::MemberEvent;
-use penstock_cluster::membership::{Member, MemberState as Joined};
+use penstock_cluster::membership::{Member, MemberState as Joined, PROTOCOL};
 use penstock_proto::{ModelName, WorkerName};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -122,6 +122,11 @@ impl Keeper {
         let (loader, attempt) = (self.loader.clone(), self.attempts);
         let slot = self.slots.entry(name).or_insert_with(|| Slot { member: member.clone(), state: State::Waiting });
         slot.member = member.clone();
+        if member.protocol != PROTOCOL {
+            let (worker, theirs) = (&member.name, member.protocol);
+            tracing::warn!(%worker, theirs, ours = PROTOCOL, "a worker speaks another protocol version and gets no work");
+            return;
+        }
         match (&slot.state, member.state) {
             (State::Waiting, Joined::Ready | Joined::Draining) => {
                 let task = self.loads.spawn(loader.load(member, attempt));
@@ -191,9 +196,10 @@ impl Keeper {
     }
 }
 
-/// Whether what was loaded from the one holds for the other.
+/// Whether what was loaded from the one holds for the other. A new epoch alone changes nothing: a worker that lost its
+/// lease in an outage of the store takes a new one and serves on, and every call names the digest that it is meant for.
 fn is_same_worker(known: &Member, told: &Member) -> bool {
-    known.epoch == told.epoch && known.endpoint == told.endpoint && known.models == told.models
+    known.endpoint == told.endpoint && known.models == told.models && known.protocol == told.protocol
 }
 
 impl Slot {
@@ -215,6 +221,7 @@ impl Slot {
             model.is_some_and(|model| model.replicas.iter().any(|replica| Arc::ptr_eq(replica, &served.replica)))
         };
         match (&self.state, self.member.state) {
+            (State::Waiting, _) if self.member.protocol != PROTOCOL => MemberState::Mismatched,
             (State::Waiting | State::Loading { .. }, _) => MemberState::Loading,
             (State::Loaded(served), _) if !served.iter().any(takes_part) => MemberState::Mismatched,
             (State::Loaded(_), Joined::Loading | Joined::Draining) => MemberState::Draining,

@@ -1,5 +1,6 @@
 //! Strings in a conversation that look like special tokens: each becomes one private character before the template
-//! runs, so that the template's own special tokens are the only ones in what it renders.
+//! runs, so that the template's own special tokens are the only ones in what it renders. A template that cuts, counts
+//! or rewrites the characters of a message takes a look-alike for one character.
 
 use std::collections::BTreeSet;
 

@@ -107,6 +107,7 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         (Some(text), "strip", []) => Ok(text.trim_matches(is_space).into()),
         (Some(text), "lstrip", []) => Ok(text.trim_start_matches(is_space).into()),
         (Some(text), "rstrip", []) => Ok(text.trim_end_matches(is_space).into()),
+        (Some(text), "split", []) => Ok(text.split(is_space).filter(|word| !word.is_empty()).collect()),
         (Some(text), "removeprefix", [prefix]) => Ok(cut(text, prefix, |text, prefix| text.strip_prefix(prefix))),
         (Some(text), "removesuffix", [suffix]) => Ok(cut(text, suffix, |text, suffix| text.strip_suffix(suffix))),
         _ => pycompat::unknown_method_callback(state, value, name, args),
@@ -154,9 +155,8 @@ mod tests {
 
     #[test]
     fn python_methods_work() {
-        let text =
-            "{{ s.strip() }}|{{ s.split('b')[-1] }}|{{ s | trim }}|{{ s.removeprefix('x') }}|{{ m.get('k', 1) }}";
-        assert_eq!(render(text, json!({ "s": "x abc\u{1f} ", "m": {} })), "x abc|c\u{1f} |x abc| abc\u{1f} |1");
+        let text = "{{ s.strip() }}|{{ s.split('b')[-1] }}|{{ s.split() | length }}|{{ s | trim }}|{{ s.removeprefix('x') }}|{{ m.get('k', 1) }}";
+        assert_eq!(render(text, json!({ "s": "x abc\u{1f} ", "m": {} })), "x abc|c\u{1f} |2|x abc| abc\u{1f} |1");
         assert_eq!(
             render("{% for k, v in m.items() %}{{ k }}{{ v }}{% endfor %}", json!({ "m": {"b": 1, "a": 2} })),
             "b1a2"

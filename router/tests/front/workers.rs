@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::Method;
 use penstock_cluster::MemberEvent;
-use penstock_cluster::membership::{Member, MemberState};
+use penstock_cluster::membership::{Epoch, Member, MemberState};
+use penstock_cluster::store::Revision;
 use penstock_proto::ErrorCode;
 use penstock_proto::worker::{DrainNotice, Tokens, worker_generate_event::Event};
 use serde_json::{Value, json};
@@ -202,6 +203,31 @@ async fn a_draining_worker_takes_nothing_new() {
         assert_eq!(answer.status, 200);
     }
     assert!(!first.was_called());
+}
+
+#[tokio::test]
+async fn a_worker_that_joins_again_is_not_missed_in_between() {
+    let (front, mut worker) = Front::with_worker().await;
+    // What the store tells after an outage that outlasted a lease: the same worker with another epoch.
+    let again = Member { epoch: Epoch::from(Revision::new(9)), ..worker.member.clone() };
+    front.tell(MemberEvent::Changed(again)).await;
+    front.tell(MemberEvent::Synced).await;
+    let speak = async {
+        let mut call = worker.call().await;
+        call.say("a").await;
+        call.finish().await;
+    };
+    let (answer, ()) = tokio::join!(front.post(CHAT, chat(json!({}))), speak);
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn a_worker_with_another_protocol_gets_no_work() {
+    let (front, worker) = Front::with_worker().await;
+    let newer = Member { protocol: worker.member.protocol + 1, ..worker.member.clone() };
+    front.tell(MemberEvent::Changed(newer)).await;
+    front.metric(r#"penstock_members{state="mismatched"} 1"#).await;
+    assert_eq!(error(front.post(CHAT, chat(json!({}))).await).await, (503, "capacity_no_worker".to_owned()));
 }
 
 #[tokio::test]
