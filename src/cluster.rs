@@ -1,5 +1,6 @@
 //! The flags by which a process finds its cluster.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use penstock_cluster::Membership;
 use penstock_cluster::store::{EtcdConfig, EtcdStore, EtcdTls, Identity, Login};
 
 use crate::fault::Fault;
+use crate::tls::{certificates, private_key, read};
 
 /// Where the cluster's state is.
 #[derive(Args)]
@@ -35,7 +37,11 @@ pub(crate) struct ClusterArgs {
 
 impl ClusterArgs {
     /// The way into the cluster. It connects at its first use.
-    pub(crate) fn membership(&self) -> Result<Arc<Membership>, Fault> {
+    pub(crate) fn membership(&self, insecure: bool) -> Result<Arc<Membership>, Fault> {
+        if let Some(exposed) = self.etcd.iter().find(|url| !insecure && is_exposed(url)) {
+            let message = format!("--etcd {exposed} is plaintext off loopback: use https and --etcd-ca, or --insecure");
+            return Err(Fault::bad_input(message));
+        }
         let store = EtcdStore::new(self.config()?).map_err(|error| Fault::bad_input(format!("--etcd: {error}")))?;
         Ok(Arc::new(Membership::new(Arc::new(store))))
     }
@@ -51,19 +57,39 @@ impl ClusterArgs {
         };
         let identity = match (&self.etcd_cert, &self.etcd_key) {
             (Some(certificate), Some(key)) => Some(Identity {
-                certificate: read("--etcd-cert", certificate)?.into(),
-                key: read("--etcd-key", key)?.into(),
+                certificate: certificates("--etcd-cert", certificate)?.into(),
+                key: private_key("--etcd-key", key)?.into(),
             }),
             _ => None,
         };
         let tls = match &self.etcd_ca {
-            Some(ca) => Some(EtcdTls { ca: read("--etcd-ca", ca)?.into(), identity }),
+            Some(ca) => Some(EtcdTls { ca: certificates("--etcd-ca", ca)?.into(), identity }),
             None => None,
         };
         Ok(EtcdConfig { endpoints: self.etcd.clone(), login, tls })
     }
 }
 
-fn read(flag: &str, file: &PathBuf) -> Result<Vec<u8>, Fault> {
-    std::fs::read(file).map_err(|error| Fault::bad_input(format!("{flag} {}: {error}", file.display())))
+/// Whether anybody on the way to an address could read along.
+fn is_exposed(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_is_exposed_off_loopback() {
+        for near in ["http://127.0.0.1:2379", "http://[::1]:2379/", "http://localhost:2379", "https://etcd:2379"] {
+            assert!(!is_exposed(near), "{near}");
+        }
+        for far in ["http://etcd:2379", "http://10.1.2.3:2379", "http://localhost.example:2379", "http://etcd"] {
+            assert!(is_exposed(far), "{far}");
+        }
+    }
 }

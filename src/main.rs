@@ -10,6 +10,7 @@ mod output;
 mod process;
 mod router;
 mod sse;
+mod tls;
 mod units;
 mod up;
 mod worker;

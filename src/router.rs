@@ -2,17 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use penstock_router::{Error, Router, ServerError};
+use penstock_router::{Balance, Error, Router, ServerError};
 use prometheus::Registry;
 use serde::Serialize;
 
 use crate::cluster::ClusterArgs;
 use crate::fault::Fault;
 use crate::process::{Ends, start_ops, write_ready_file};
+use crate::tls::TlsArgs;
 use crate::{output, units};
 
 /// What a front door takes, in a cluster or not; `up` and `router` share it.
@@ -25,7 +25,7 @@ pub(crate) struct FrontArgs {
     /// Where /metrics, /healthz and /readyz listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", env = "PENSTOCK_OPS")]
     pub(crate) ops: SocketAddr,
-    /// Serves without keys off loopback, to anybody who reaches the address
+    /// Serves without keys off loopback, and talks plaintext there: to anybody who reaches the address
     #[arg(long, env = "PENSTOCK_INSECURE")]
     pub(crate) insecure: bool,
     /// Writes the chosen addresses there as JSON, once ready
@@ -81,17 +81,23 @@ pub(crate) struct RouterArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
     front: FrontArgs,
+    /// How a worker is chosen: p2c (of two at random the less busy one), least-load, round-robin, random
+    #[arg(long, value_name = "WAY", default_value_t = Balance::default(), env = "PENSTOCK_BALANCE")]
+    balance: Balance,
 }
 
 /// Serves until it is told to end.
 pub(crate) async fn run(args: RouterArgs) -> Result<(), Fault> {
     let mut ends = Ends::listen()?;
-    let RouterArgs { cluster, front } = args;
-    let membership = cluster.membership()?;
+    let RouterArgs { cluster, tls, front, balance } = args;
+    let connect = tls.client(front.insecure)?.connect();
+    let membership = cluster.membership(front.insecure)?;
     let registry = Registry::new();
-    let connect: penstock_router::Connect = Arc::new(penstock_router::tcp);
-    let router = Router::start(front.config(), membership.watch(), connect, &registry).await.map_err(cannot_serve)?;
+    let config = penstock_router::Config { balance, ..front.config() };
+    let router = Router::start(config, membership.watch(), connect, &registry).await.map_err(cannot_serve)?;
     let status = router.status();
     let ops = start_ops(front.ops, vec![registry], move || status.readiness()).await?;
     let (http, metrics) = (router.http_addr(), ops.address());

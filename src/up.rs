@@ -7,7 +7,7 @@ use clap::Args;
 use penstock_cluster::Membership;
 use penstock_cluster::store::MemoryStore;
 use penstock_proto::WorkerName;
-use penstock_router::{Connect, Ops, Router};
+use penstock_router::{Connect, Ops, Router, Tcp};
 use penstock_worker::{Stage, Worker};
 use prometheus::Registry;
 use serde_json::json;
@@ -72,7 +72,7 @@ impl Up {
             let local = Arc::clone(&local);
             move |endpoint| match local.get().filter(|_| endpoint == IN_PROCESS) {
                 Some(worker) => Ok(worker.in_process()),
-                None => penstock_router::tcp(endpoint),
+                None => Tcp::default().open(endpoint),
             }
         });
         let router = Router::start(args.front.config(), membership.watch(), connect, &registries[0]);

@@ -1,16 +1,16 @@
 //! `penstock worker`: one engine behind gRPC, a member of a cluster.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use penstock_proto::id::InvalidName;
 use penstock_proto::{ModelName, WorkerName};
 use penstock_router::Readiness;
-use penstock_worker::config::KvMemory;
+use penstock_worker::config::{self, KvMemory, Timing};
 use penstock_worker::{Config, Observers, Stage, Worker, lifecycle, progress};
 use prometheus::Registry;
 use serde::Serialize;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::cluster::ClusterArgs;
 use crate::fault::Fault;
 use crate::process::{Ends, bind, start_ops, write_ready_file};
+use crate::tls::TlsArgs;
 use crate::{Global, output, units};
 
 /// What an engine serves, and with what; `up` and `worker` share it.
@@ -43,6 +44,24 @@ pub(crate) struct EngineArgs {
     /// Tokens that a step computes at most: prompts are read in chunks of it
     #[arg(long, value_name = "N", default_value_t = 512, env = "PENSTOCK_MAX_BATCH_TOKENS")]
     max_batch_tokens: usize,
+    /// What runs the model: its weights, or a stand-in with set timing that needs no model file
+    #[arg(long, value_enum, default_value = "model", env = "PENSTOCK_RUNNER")]
+    runner: Runner,
+    /// Tokens that the stand-in computes in a second, read or written
+    #[arg(long, value_name = "TOKENS/S", default_value = "10000", env = "PENSTOCK_SCRIPTED_PREFILL_RATE")]
+    scripted_prefill_rate: NonZeroU32,
+    /// What each of the stand-in's steps takes beyond that
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = units::duration, env = "PENSTOCK_SCRIPTED_STEP_TIME")]
+    scripted_step_time: Duration,
+}
+
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Runner {
+    /// The model's own weights.
+    Model,
+    /// A stand-in without weights, to rehearse a fleet.
+    Scripted,
 }
 
 /// A model and, where one is asked for, the name that it is served under.
@@ -76,7 +95,14 @@ impl EngineArgs {
         (registry, stage): (Registry, watch::Sender<Stage>),
     ) -> Result<Worker, Fault> {
         let config = Config {
-            served_name: self.model.name.clone(),
+            served_name: self.served_name()?,
+            runner: match self.runner {
+                Runner::Model => config::Runner::Model,
+                Runner::Scripted => config::Runner::Scripted(Timing {
+                    tokens_per_second: self.scripted_prefill_rate,
+                    step: self.scripted_step_time,
+                }),
+            },
             threads: self.threads,
             kv: self.kv_memory,
             max_batch_tokens: self.max_batch_tokens,
@@ -92,6 +118,18 @@ impl EngineArgs {
             }
             error => Fault::failed(error),
         })
+    }
+
+    /// A model's own name is its file's; a stand-in has no file.
+    fn served_name(&self) -> Result<Option<ModelName>, Fault> {
+        match (self.runner, &self.model.name) {
+            (Runner::Model, name) => Ok(name.clone()),
+            (Runner::Scripted, Some(name)) => Ok(Some(name.clone())),
+            (Runner::Scripted, None) => {
+                let name = ModelName::new(&self.model.word);
+                name.map(Some).map_err(|error| Fault::bad_input(format!("--model: {error}")))
+            }
+        }
     }
 }
 
@@ -113,6 +151,7 @@ const EXAMPLES: &str = "\
 Examples:
   penstock worker --etcd http://127.0.0.1:2379
   penstock worker --etcd http://127.0.0.1:2379 --name w2 --grpc 127.0.0.1:50062 --ops 127.0.0.1:9466
+  penstock worker --etcd http://127.0.0.1:2379 --runner scripted --model rehearsal
 
 On SIGTERM or Ctrl-C it leaves the cluster, finishes what is in flight, and exits with 0. A second one ends it at once.";
 
@@ -122,6 +161,8 @@ On SIGTERM or Ctrl-C it leaves the cluster, finishes what is in flight, and exit
 pub(crate) struct WorkerArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(flatten)]
     engine: EngineArgs,
     /// Its name in the cluster [default: the host's name and the gRPC port]
@@ -136,7 +177,7 @@ pub(crate) struct WorkerArgs {
     /// Where /metrics, /healthz and /readyz listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9465", env = "PENSTOCK_OPS")]
     ops: SocketAddr,
-    /// Listens off loopback without TLS, to anybody who reaches the address
+    /// Listens, and talks to etcd, off loopback without TLS: to anybody who reaches the address
     #[arg(long, env = "PENSTOCK_INSECURE")]
     insecure: bool,
     /// Writes the chosen addresses there as JSON, once ready
@@ -157,11 +198,13 @@ struct Addresses {
 /// Serves until it is told to end.
 pub(crate) async fn run(args: WorkerArgs, global: &Global) -> Result<(), Fault> {
     let mut ends = Ends::listen()?;
-    if !args.insecure && !args.grpc.ip().is_loopback() {
-        let message = format!("--grpc {} is not loopback: a worker without TLS asks for --insecure there", args.grpc);
+    let tls = args.tls.server()?;
+    if tls.is_none() && !args.insecure && !args.grpc.ip().is_loopback() {
+        let message = format!("--grpc {} is not loopback: give --tls-cert and --tls-key, or --insecure", args.grpc);
         return Err(Fault::bad_input(message));
     }
-    let membership = args.cluster.membership()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let membership = args.cluster.membership(args.insecure)?;
     let listener = bind(args.grpc, "--grpc").await?;
     let grpc = listener.local_addr().map_err(Fault::failed)?;
     let name = match &args.name {
@@ -177,8 +220,8 @@ pub(crate) async fn run(args: WorkerArgs, global: &Global) -> Result<(), Fault> 
         worker = loading => worker?,
         () = ends.next() => return Ok(()),
     };
-    let mut serving = Box::pin(worker.serve(listener));
-    let endpoint = format!("http://{}", args.advertise.clone().unwrap_or_else(|| grpc.to_string()));
+    let mut serving = Box::pin(worker.serve(listener, tls));
+    let endpoint = format!("{scheme}://{}", args.advertise.clone().unwrap_or_else(|| grpc.to_string()));
     tokio::select! {
         joined = worker.join(membership, endpoint.clone()) => joined.map_err(Fault::failed)?,
         ended = &mut serving => return ended.map_err(Fault::failed),

@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::balance::Balance;
+
 /// Settings of one router.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -13,6 +15,8 @@ pub struct Config {
     pub insecure: bool,
     /// The time that a request has when it names none.
     pub deadline: Duration,
+    /// How a worker is chosen.
+    pub balance: Balance,
     /// How long a drain waits for what is in flight.
     pub grace: Duration,
     /// What a client may take of the HTTP server.
@@ -25,6 +29,7 @@ impl Default for Config {
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             insecure: false,
             deadline: Duration::from_secs(600),
+            balance: Balance::default(),
             grace: Duration::from_secs(600),
             limits: Limits::default(),
         }

@@ -4,6 +4,7 @@
 mod fill;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::Stream;
 use futures_util::stream;
@@ -11,7 +12,7 @@ use penstock_proto::{ErrorCode, ModelName, WorkerName};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use crate::balance;
+use crate::balance::{self, Balance};
 use crate::fleet::{Fleet, Model, Snapshot};
 use crate::metrics::Metrics;
 use crate::prompt::ModelText;
@@ -31,6 +32,9 @@ const NAMES_TOLD: usize = 20;
 /// What carries out requests.
 pub(crate) struct Dispatch {
     fleet: Fleet,
+    balance: Balance,
+    /// Counts the picks.
+    turn: AtomicUsize,
     metrics: Arc<Metrics>,
     long_prompts: Arc<Semaphore>,
 }
@@ -44,8 +48,9 @@ pub(crate) struct Answer {
 }
 
 impl Dispatch {
-    pub(crate) fn new(fleet: Fleet, metrics: Arc<Metrics>) -> Self {
-        Self { fleet, metrics, long_prompts: Arc::new(Semaphore::new(LONG_PROMPTS)) }
+    pub(crate) fn new(fleet: Fleet, balance: Balance, metrics: Arc<Metrics>) -> Self {
+        let long_prompts = Arc::new(Semaphore::new(LONG_PROMPTS));
+        Self { fleet, balance, turn: AtomicUsize::new(0), metrics, long_prompts }
     }
 
     /// The model of that name, served now or before.
@@ -118,7 +123,7 @@ impl Dispatch {
     async fn call(&self, model: &Model, call: &Call) -> Result<(Events, Event), Failure> {
         let mut tried: Vec<WorkerName> = Vec::new();
         let mut failure = Failure::new(ErrorCode::NoWorker, format!("no worker serves {} now", model.name));
-        while let Some(replica) = pick(&model.replicas, &tried) {
+        while let Some(replica) = self.pick(&model.replicas, &tried) {
             if !tried.is_empty() {
                 self.metrics.retried();
             }
@@ -133,6 +138,13 @@ impl Dispatch {
         Err(failure)
     }
 
+    fn pick<'a>(&self, replicas: &'a [Arc<Replica>], tried: &[WorkerName]) -> Option<&'a Arc<Replica>> {
+        let load = |replica: &Arc<Replica>| if tried.contains(replica.worker()) { None } else { replica.load() };
+        let loads: Vec<Option<usize>> = replicas.iter().map(load).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        balance::pick(self.balance, &loads, turn, &mut fastrand::Rng::new()).map(|at| &replicas[at])
+    }
+
     async fn first_event(
         &self,
         replica: &Arc<Replica>,
@@ -144,12 +156,6 @@ impl Dispatch {
         let event = events.next().await?;
         Ok((events, event))
     }
-}
-
-fn pick<'a>(replicas: &'a [Arc<Replica>], tried: &[WorkerName]) -> Option<&'a Arc<Replica>> {
-    let load = |replica: &Arc<Replica>| if tried.contains(replica.worker()) { None } else { replica.load() };
-    let loads: Vec<Option<usize>> = replicas.iter().map(load).collect();
-    balance::pick(&loads, &mut fastrand::Rng::new()).map(|at| &replicas[at])
 }
 
 fn unknown(name: &ModelName, snapshot: &Snapshot) -> Failure {

@@ -5,6 +5,7 @@
 mod keeper;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use penstock_proto::ModelName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use crate::metrics::Metrics;
 use crate::prompt::ModelText;
-use crate::replica::{Card, Replica};
+use crate::replica::{Card, Causes, Replica};
 use keeper::Keeper;
 
 /// Opens the channel to a member's endpoint. It may connect later, at the first call.
@@ -38,19 +39,56 @@ pub struct ConnectError {
 /// stopped reading, of 64 KiB each, do not hold up the others.
 const WINDOW: u32 = 64 << 20;
 
-/// Connects over TCP. Pings on silent connections find a worker that vanished without a word.
-pub fn tcp(endpoint: &str) -> Result<Channel, ConnectError> {
-    let failed =
-        |error: tonic::transport::Error| ConnectError { endpoint: endpoint.to_owned(), reason: error.to_string() };
-    let endpoint = Endpoint::from_shared(endpoint.to_owned()).map_err(failed)?;
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .initial_connection_window_size(WINDOW)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .connect_lazy())
+/// How workers are reached over TCP. Pings on silent connections find one that vanished without a word.
+#[derive(Debug, Clone, Default)]
+pub struct Tcp {
+    /// What `https` endpoints are checked against, and who we are to them.
+    pub tls: Option<ClientTlsConfig>,
+    /// Takes `http` endpoints off loopback too, where anybody on the way reads along.
+    pub insecure: bool,
+}
+
+impl Tcp {
+    /// Opens channels this way.
+    pub fn connect(self) -> Connect {
+        Arc::new(move |endpoint| self.open(endpoint))
+    }
+
+    /// Opens a channel to an `http` or `https` endpoint.
+    ///
+    /// # Errors
+    ///
+    /// Where the endpoint is no address, or one that must not or cannot be used.
+    pub fn open(&self, endpoint: &str) -> Result<Channel, ConnectError> {
+        let refused = |reason: String| ConnectError { endpoint: endpoint.to_owned(), reason };
+        let failed = |error: tonic::transport::Error| refused(Causes(&error).to_string());
+        let open = Endpoint::from_shared(endpoint.to_owned()).map_err(failed)?;
+        let host = open.uri().host().unwrap_or_default();
+        let open = match (open.uri().scheme_str(), &self.tls) {
+            (Some("http"), _) if self.insecure || is_loopback(host) => open,
+            (Some("http"), _) => {
+                let reason =
+                    "a worker off loopback without TLS: give it --tls-cert and --tls-key, or the router --insecure";
+                return Err(refused(reason.to_owned()));
+            }
+            (Some("https"), Some(tls)) => open.tls_config(tls.clone()).map_err(failed)?,
+            (Some("https"), None) => return Err(refused("a worker with TLS: give the router --tls-ca".to_owned())),
+            _ => return Err(refused("it starts with neither http:// nor https://".to_owned())),
+        };
+        Ok(open
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .initial_connection_window_size(WINDOW)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .connect_lazy())
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// A model as it is served now.
@@ -129,5 +167,25 @@ impl Fleet {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn plaintext_off_loopback_and_tls_without_authorities_are_refused_by_their_flags() {
+        let reason = |tcp: &Tcp, endpoint: &str| tcp.open(endpoint).map(|_| ()).map_err(|error| error.reason);
+        let plain = Tcp::default();
+        for near in ["http://127.0.0.1:1", "http://127.9.9.9:1", "http://[::1]:1", "http://localhost:1"] {
+            assert_eq!(reason(&plain, near), Ok(()));
+        }
+        for far in ["http://10.0.0.1:1", "http://worker:1", "http://[2001:db8::1]:1"] {
+            assert!(reason(&plain, far).unwrap_err().contains("--insecure"), "{far}");
+            assert_eq!(reason(&Tcp { insecure: true, ..Tcp::default() }, far), Ok(()));
+        }
+        assert!(reason(&plain, "https://127.0.0.1:1").unwrap_err().contains("--tls-ca"));
+        assert!(reason(&plain, "ftp://127.0.0.1:1").unwrap_err().contains("http://"));
     }
 }

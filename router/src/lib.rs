@@ -23,8 +23,9 @@ use futures_util::{FutureExt as _, Stream};
 use penstock_cluster::MemberEvent;
 use prometheus::Registry;
 
+pub use balance::{Balance, UnknownBalance};
 pub use config::{Config, Limits};
-pub use fleet::{Connect, ConnectError, tcp};
+pub use fleet::{Connect, ConnectError, Tcp};
 pub use metrics::render;
 pub use ops::{Ops, Readiness};
 pub use server::Error as ServerError;
@@ -61,7 +62,7 @@ pub struct Status {
 }
 
 impl Router {
-    /// Listens, follows the members and serves. `connect` opens the channel to a member's endpoint: [`tcp`], or what
+    /// Listens, follows the members and serves. `connect` opens the channel to a member's endpoint: [`Tcp`], or what
     /// knows of pipes within the process. The metrics go to `registry`.
     ///
     /// It answers at once, whoever has joined; [`Status::ready`] waits until a model is served.
@@ -78,7 +79,7 @@ impl Router {
         let fleet = Fleet::start(members, connect, Arc::clone(&metrics));
         let status = Status { fleet: fleet.clone(), draining: Arc::default() };
         let (address, limits, grace) = (config.http, config.limits.clone(), config.grace);
-        let dispatch = Dispatch::new(fleet, Arc::clone(&metrics));
+        let dispatch = Dispatch::new(fleet, config.balance, Arc::clone(&metrics));
         let api = Arc::new(Api::new(config, dispatch, metrics));
         let handler: Handler = Arc::new(move |request| Arc::clone(&api).answer(request).boxed());
         let server = Server::start(address, "--http", limits, handler).await?;

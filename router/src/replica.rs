@@ -1,6 +1,7 @@
 //! One worker's one model: its channel, what it has in flight, and its side of the protocol. The only file that knows the
 //! worker protocol's messages, with [`events`], which holds a worker to what it promised.
 
+mod causes;
 mod events;
 mod fetch;
 
@@ -16,6 +17,7 @@ use tonic::transport::Channel;
 
 use crate::request::Failure;
 
+pub(crate) use causes::Causes;
 pub(crate) use events::{Event, Events};
 pub(crate) use fetch::{FetchError, Fetched, fetch};
 
@@ -110,7 +112,7 @@ impl Replica {
         match ErrorCode::from_status(status) {
             Some((code, param)) => Failure { code, message: status.message().to_owned(), param, retry_after: None },
             None => {
-                tracing::warn!(worker = %self.worker, code = ?status.code(), message = status.message(), "worker lost");
+                tracing::warn!(worker = %self.worker, code = ?status.code(), reason = %Causes(status), "worker lost");
                 lost()
             }
         }

@@ -7,7 +7,6 @@ mod up;
 
 mod bad_input;
 mod clients;
-mod cluster;
 mod life;
 mod load;
 mod models;

@@ -29,15 +29,6 @@ pub(crate) fn python() -> PathBuf {
     path
 }
 
-/// A real etcd.
-pub(crate) fn etcd() -> PathBuf {
-    let path = std::env::var_os("PENSTOCK_TEST_ETCD")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/etcd"));
-    assert!(path.is_file(), "{} is not there: run `make test-tools`", path.display());
-    path
-}
-
 /// An HTTP client that follows no proxy.
 pub(crate) fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();

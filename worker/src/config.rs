@@ -1,7 +1,7 @@
 //! A worker's configuration, typed and whole. The only place of this crate that reads the environment.
 
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub struct Config {
     pub name: WorkerName,
     /// Where state and caches live; models in `models/` under it.
     pub data_dir: PathBuf,
+    /// What runs the model.
+    pub runner: Runner,
     /// What computes.
     pub device: Device,
     /// Threads that compute; one a core where None.
@@ -37,6 +39,25 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Where model files come from.
     pub origins: Origins,
+}
+
+/// What runs the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Runner {
+    /// The model's own weights.
+    #[default]
+    Model,
+    /// A stand-in without weights that takes its time as it is told: to rehearse a fleet.
+    Scripted(Timing),
+}
+
+/// How long a stand-in's steps take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Tokens of prompts, and decoded ones, that it computes in a second.
+    pub tokens_per_second: NonZeroU32,
+    /// What a step takes beyond that.
+    pub step: Duration,
 }
 
 /// What computes.
@@ -78,6 +99,7 @@ impl Config {
             served_name: None,
             name,
             data_dir: data_dir.into(),
+            runner: Runner::default(),
             device: Device::default(),
             threads: None,
             kv: KvMemory::default(),
@@ -86,6 +108,17 @@ impl Config {
             max_waiting: engine.max_waiting,
             drain_timeout: Duration::from_secs(600),
             origins: origins(),
+        }
+    }
+
+    /// The engine's limits, for a model whose answers these ids end.
+    pub(crate) fn engine(&self, eos_token_ids: Vec<u32>) -> penstock_engine::Config {
+        penstock_engine::Config {
+            max_batch_tokens: self.max_batch_tokens,
+            max_sequences: self.max_sequences,
+            max_waiting: self.max_waiting,
+            eos_token_ids,
+            ..penstock_engine::Config::default()
         }
     }
 

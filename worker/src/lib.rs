@@ -9,8 +9,9 @@ pub mod metrics;
 pub mod model;
 pub mod progress;
 mod rpc;
+mod scripted;
 pub mod tokenizer;
 
 pub use config::Config;
-pub use lifecycle::{Observers, Parts, Stage, Worker};
+pub use lifecycle::{Observers, Parts, ServerTls, Stage, Worker};
 pub use model::{Card, Inspection, Model};

@@ -3,6 +3,7 @@
 mod load;
 mod member;
 mod server;
+mod tls;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,8 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::model::{self, Card, Served};
 use crate::rpc::{Drain, Service};
+
+pub use tls::{InvalidTls, ServerTls};
 
 /// Where a worker stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,9 +203,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Serves on a socket until [`Worker::shutdown`].
-    pub async fn serve(&self, listener: TcpListener) -> Result<(), Error> {
-        Ok(Box::pin(server::serve(self.0.clone(), listener)).await?)
+    /// Serves on a socket until [`Worker::shutdown`], over TLS where it is given.
+    pub async fn serve(&self, listener: TcpListener, tls: Option<ServerTls>) -> Result<(), Error> {
+        Ok(Box::pin(server::serve(self.0.clone(), listener, tls)).await?)
     }
 
     /// A channel to this worker without a socket. It connects when it is first used, and again where a connection broke.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::Card;
+use super::{Card, Causes};
 
 /// How long a worker may take to send everything.
 const TIME: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ pub(crate) struct Fetched {
 /// Why a model could not be taken from a worker.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    #[error("the worker answers {:?}: {}", .0.code(), .0.message())]
+    #[error("the worker answers {:?}: {}", .0.code(), Causes(.0.as_ref()))]
     Status(#[from] Box<Status>),
     #[error("the worker did not send the model within {} s", TIME.as_secs())]
     Slow,

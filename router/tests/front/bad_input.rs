@@ -162,7 +162,7 @@ async fn without_keys_only_this_machine_may_ask() {
 }
 
 async fn refused_start(config: Config) -> Error {
-    let connect = std::sync::Arc::new(penstock_router::tcp);
+    let connect = penstock_router::Tcp::default().connect();
     let started = Router::start(config, futures_util::stream::pending(), connect, &prometheus::Registry::new()).await;
     started.err().expect("must not start")
 }

@@ -1,21 +1,24 @@
 //! From a configuration to a runner that works.
 
 use penstock_engine::batch::{Batch, BlockId};
-use penstock_engine::config as engine_config;
 use penstock_engine::runner::{CandleRunner, KvSize, LoadError, ModelRunner, Options};
 use penstock_engine::weights::Weights;
 use tokio::task;
 
 use super::{Error, Observers, Parts, Stage};
 use crate::artifact::{Artifact, Cache};
-use crate::config::{Config, Device, KvMemory};
+use crate::config::{Config, Device, KvMemory, Runner};
 use crate::model::{Card, Model, Served};
+use crate::scripted;
 
 /// Room for keys and values where nobody says how much.
 const KV_BYTES: u64 = 1 << 30;
 
 pub(super) async fn load(config: &Config, observers: &Observers) -> Result<Parts, Error> {
     observers.stage.send_replace(Stage::Loading);
+    if let Runner::Scripted(timing) = config.runner {
+        return Ok(scripted::parts(config, timing));
+    }
     let cache = Cache::open(config.models_dir(), config.origins.clone())?;
     let mut artifact = Box::pin(cache.obtain(&config.model, &observers.report)).await?;
     if let Some(name) = &config.served_name {
@@ -56,13 +59,7 @@ fn read(artifact: Artifact, config: &Config) -> Result<Parts, Error> {
         eos_token_ids: text.eos_token_ids.clone(),
         numerics: shape.numerics.clone(),
     };
-    let engine = engine_config::Config {
-        max_batch_tokens: config.max_batch_tokens,
-        max_sequences: config.max_sequences,
-        max_waiting: config.max_waiting,
-        eos_token_ids: text.eos_token_ids,
-        ..engine_config::Config::default()
-    };
+    let engine = config.engine(text.eos_token_ids);
     let served = Served { card, files: text.files };
     let (name, drain_timeout) = (config.name.clone(), config.drain_timeout);
     Ok(Parts { name, served, runner: Box::new(runner), engine, drain_timeout })

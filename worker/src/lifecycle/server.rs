@@ -16,6 +16,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
+use super::tls::{ServerTls, handshakes};
 use super::{Inner, Stage};
 
 /// How long streams that never end by themselves, such as health watches, may hold up the end of a server.
@@ -31,9 +32,16 @@ const WINDOW: u32 = 64 << 20;
 /// Bytes on their way in a pipe.
 const PIPE: usize = 256 << 10;
 
-pub(super) async fn serve(inner: Arc<Inner>, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+pub(super) async fn serve(
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+) -> Result<(), tonic::transport::Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
-    run(&inner, incoming).await
+    match tls {
+        Some(tls) => run(&inner, handshakes(incoming, tls)).await,
+        None => run(&inner, incoming).await,
+    }
 }
 
 pub(super) fn in_process(inner: &Arc<Inner>) -> Channel {

@@ -140,7 +140,7 @@ async fn sockets_and_pipes_serve_the_same() {
         assert!(names.contains(&"penstock.v1.Worker") && names.contains(&"grpc.health.v1.Health"), "{names:?}");
         fixture.worker.shutdown().await;
     };
-    let (served, ()) = tokio::join!(fixture.worker.serve(listener), work);
+    let (served, ()) = tokio::join!(fixture.worker.serve(listener, None), work);
     served.unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! A stand-in for a model: its logits are a function of the tokens that it finds in its own paged pool, read through
 //! the block tables like keys and values. A wrong slot, a block shared in error or a recompute left out changes them.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::{Error, ModelRunner, Shape};
@@ -15,6 +16,8 @@ pub struct Script {
     pub context_length: usize,
     /// Blocks in the pool.
     pub kv_blocks: usize,
+    /// The ids that it draws; the others have next to no chance.
+    pub speaks: Range<TokenId>,
     /// What a step takes, however little there is in it.
     pub step: Duration,
     /// What each row of a step takes beyond that.
@@ -37,12 +40,15 @@ pub struct ScriptedRunner {
     logits: Vec<f32>,
 }
 
+/// The logit of an id that is not drawn.
+const SILENT: f32 = -100.0;
+
 const NOTHING: Entry = Entry { token: u32::MAX, position: u32::MAX };
 
 impl Default for Script {
     fn default() -> Self {
         let none = Duration::ZERO;
-        Self { vocab_size: 512, context_length: 2048, kv_blocks: 256, step: none, row: none }
+        Self { vocab_size: 512, context_length: 2048, kv_blocks: 256, speaks: 0..TokenId::MAX, step: none, row: none }
     }
 }
 
@@ -86,7 +92,12 @@ impl ModelRunner for ScriptedRunner {
             let blocks = &batch.block_tables[segment.blocks.clone()];
             for row in segment.rows.end - segment.logits..segment.rows.end {
                 let digest = self.read(blocks, batch.positions[row]);
-                self.logits.extend((0..self.shape.vocab_size as u64).map(|id| logit(digest, id)));
+                let speaks = &self.script.speaks;
+                let logits = (0..self.shape.vocab_size as TokenId).map(|id| match speaks.contains(&id) {
+                    true => logit(digest, u64::from(id)),
+                    false => SILENT,
+                });
+                self.logits.extend(logits);
             }
         }
         Ok(&mut self.logits)
@@ -110,8 +121,14 @@ fn mix(state: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const SCRIPT: Script =
-        Script { vocab_size: 16, context_length: 128, kv_blocks: 4, step: Duration::ZERO, row: Duration::ZERO };
+    const SCRIPT: Script = Script {
+        vocab_size: 16,
+        context_length: 128,
+        kv_blocks: 4,
+        speaks: 0..16,
+        step: Duration::ZERO,
+        row: Duration::ZERO,
+    };
 
     /// The logits after `tokens`, read in chunks of `chunk` on `blocks`.
     fn logits(runner: &mut ScriptedRunner, tokens: &[TokenId], chunk: usize, blocks: &[BlockId]) -> Vec<f32> {
@@ -133,6 +150,15 @@ mod tests {
         let mut other = tokens;
         other[5] = 99;
         assert_ne!(logits(&mut runner, &other, 40, &[BlockId(0), BlockId(1)]), whole);
+    }
+
+    #[test]
+    fn only_ids_that_it_speaks_have_a_chance() {
+        let mut runner = ScriptedRunner::new(Script { speaks: 4..8, ..SCRIPT });
+        let logits = logits(&mut runner, &[1, 2], 2, &[BlockId(0)]);
+        let spoken: Vec<usize> = (0..16).filter(|id| logits[*id] >= 0.0).collect();
+        assert_eq!(spoken, [4, 5, 6, 7]);
+        assert!(logits.iter().filter(|logit| **logit < 0.0).all(|logit| *logit == SILENT));
     }
 
     #[test]

@@ -1,0 +1,10 @@
+//! Clusters of real processes over a real etcd; their workers run the scripted stand-in.
+
+#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
+
+#[path = "../support/cluster.rs"]
+mod cluster;
+
+mod etcd;
+mod life;
+mod tls;
