@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["penstock/v1/worker.proto"];
-    let descriptors = protox::compile(files, ["."])?;
+    let files = ["types", "worker", "inference", "admin"].map(|name| format!("penstock/v1/{name}.proto"));
+    let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().build_transport(true).compile_fds(descriptors)?;

@@ -31,3 +31,23 @@ pub mod worker {
         WatchLoadRequest, WorkerGenerateEvent, WorkerGenerateRequest, get_model_response, worker_generate_event,
     };
 }
+
+/// What clients ask of a router over gRPC (`inference.proto`).
+pub mod inference {
+    pub use crate::generated::inference_client::InferenceClient;
+    pub use crate::generated::inference_server::{Inference, InferenceServer};
+    pub use crate::generated::{
+        Chat, DataClass, FinishReason, GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse,
+        Message, Model, Priority, Sampling, TokenIds, Usage, generate_request,
+    };
+}
+
+/// What operators ask of a router (`admin.proto`).
+pub mod admin {
+    pub use crate::generated::admin_client::AdminClient;
+    pub use crate::generated::admin_server::{Admin, AdminServer};
+    pub use crate::generated::{
+        DrainWorkerRequest, DrainWorkerResponse, MemberState, StatusRequest, StatusResponse, UndrainWorkerRequest,
+        UndrainWorkerResponse, WorkerStatus,
+    };
+}
