@@ -22,6 +22,9 @@ pub(crate) struct FrontArgs {
     /// Where OpenAI's interface listens; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "PENSTOCK_HTTP")]
     pub(crate) http: SocketAddr,
+    /// Where penstock.v1.Inference listens, with health and reflection
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051", env = "PENSTOCK_GRPC")]
+    pub(crate) grpc: SocketAddr,
     /// Where /metrics, /healthz and /readyz listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", env = "PENSTOCK_OPS")]
     pub(crate) ops: SocketAddr,
@@ -43,6 +46,7 @@ pub(crate) struct FrontArgs {
 #[derive(Serialize)]
 pub(crate) struct Addresses {
     pub(crate) http: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     pub(crate) ops: SocketAddr,
 }
 
@@ -51,6 +55,7 @@ impl FrontArgs {
     pub(crate) fn config(&self) -> penstock_router::Config {
         penstock_router::Config {
             http: self.http,
+            grpc: self.grpc,
             insecure: self.insecure,
             deadline: self.deadline,
             grace: self.grace,
@@ -70,7 +75,7 @@ pub(crate) fn cannot_serve(error: Error) -> Fault {
 const EXAMPLES: &str = "\
 Examples:
   penstock router --etcd http://127.0.0.1:2379
-  penstock router --etcd http://127.0.0.1:2379 --http 127.0.0.1:8082 --ops 127.0.0.1:9474
+  penstock router --etcd http://127.0.0.1:2379 --http 127.0.0.1:8082 --grpc 127.0.0.1:50052 --ops 127.0.0.1:9474
 
 On SIGTERM or Ctrl-C it takes no new connection, finishes what is in flight, and exits with 0. A second one ends it at once.";
 
@@ -100,11 +105,12 @@ pub(crate) async fn run(args: RouterArgs) -> Result<(), Fault> {
     let router = Router::start(config, membership.watch(), connect, &registry).await.map_err(cannot_serve)?;
     let status = router.status();
     let ops = start_ops(front.ops, vec![registry], move || status.readiness()).await?;
-    let (http, metrics) = (router.http_addr(), ops.address());
+    let (http, grpc, metrics) = (router.http_addr(), router.grpc_addr(), ops.address());
     output::line(&format!("penstock {} router", env!("CARGO_PKG_VERSION")))?;
     output::line(&format!("  openai   http://{http}/v1"))?;
+    output::line(&format!("  grpc     {grpc}"))?;
     output::line(&format!("  metrics  http://{metrics}/metrics"))?;
-    write_ready_file(front.ready_file.as_deref(), &Addresses { http, ops: metrics })?;
+    write_ready_file(front.ready_file.as_deref(), &Addresses { http, grpc, ops: metrics })?;
     output::line("ready; it serves what its workers serve; Ctrl-C ends it")?;
     ends.next().await;
     let end = async {

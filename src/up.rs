@@ -97,15 +97,16 @@ impl Up {
 
     /// Prints what is served and where, and tells whoever waits for the ready file.
     fn announce(&self, args: &UpArgs, took: Duration) -> Result<(), Fault> {
-        let (http, ops) = (self.router.http_addr(), self.ops.address());
+        let (http, grpc, ops) = (self.router.http_addr(), self.router.grpc_addr(), self.ops.address());
         output::line(&format!("penstock {} serves {}", env!("CARGO_PKG_VERSION"), worker::about(&self.worker)))?;
         output::line(&format!("  openai   http://{http}/v1"))?;
+        output::line(&format!("  grpc     {grpc}"))?;
         output::line(&format!("  metrics  http://{ops}/metrics"))?;
         output::line("try:")?;
         let messages = json!([{"role": "user", "content": "What is the capital of France?"}]);
         let body = json!({"model": self.worker.card().name, "messages": messages});
         output::line(&format!("  curl -s http://{http}/v1/chat/completions -d '{body}'"))?;
-        write_ready_file(args.front.ready_file.as_deref(), &Addresses { http, ops })?;
+        write_ready_file(args.front.ready_file.as_deref(), &Addresses { http, grpc, ops })?;
         output::line(&format!("ready in {:.1} s; Ctrl-C ends it", took.as_secs_f64()))
     }
 

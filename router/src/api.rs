@@ -1,6 +1,8 @@
-//! The HTTP faces' common part: what a request's head says, which face it is for, what every answer's head says.
+//! The faces' common part: what a request's head says, which face it is for, what every answer's head says.
 
 mod answers;
+mod bounds;
+pub(crate) mod grpc;
 mod guard;
 mod head;
 mod json;
@@ -76,12 +78,7 @@ impl Api {
             log(id, failure);
         }
         let mut response = respond(result);
-        let map = response.headers_mut();
-        map.insert(headers::PENSTOCK_REQUEST_ID, visible(&id.to_string()));
-        if let Some(client_id) = client_id {
-            map.insert(headers::REQUEST_ID, client_id);
-        }
-        notes.write(map);
+        tell(response.headers_mut(), id, client_id, notes);
         response
     }
 
@@ -126,6 +123,15 @@ impl Notes {
             map.insert(headers::IGNORED, visible(&names.join(",")));
         }
     }
+}
+
+/// Writes what the head of every answer says.
+fn tell(map: &mut HeaderMap, id: RequestId, client_id: Option<HeaderValue>, notes: Notes) {
+    map.insert(headers::PENSTOCK_REQUEST_ID, visible(&id.to_string()));
+    if let Some(client_id) = client_id {
+        map.insert(headers::REQUEST_ID, client_id);
+    }
+    notes.write(map);
 }
 
 /// A name that a client made up, fit for a header: its first characters, those that are not plain as `?`.

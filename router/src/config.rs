@@ -11,6 +11,8 @@ use crate::balance::Balance;
 pub struct Config {
     /// Where the HTTP faces listen; port 0 takes a free one.
     pub http: SocketAddr,
+    /// Where the gRPC face listens; port 0 takes a free one.
+    pub grpc: SocketAddr,
     /// Serves without keys on any address, and lets foreign Host and Origin headers in.
     pub insecure: bool,
     /// The time that a request has when it names none.
@@ -19,7 +21,7 @@ pub struct Config {
     pub balance: Balance,
     /// How long a drain waits for what is in flight.
     pub grace: Duration,
-    /// What a client may take of the HTTP server.
+    /// What a client may take of each server.
     pub limits: Limits,
 }
 
@@ -27,6 +29,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            grpc: SocketAddr::from(([127, 0, 0, 1], 50051)),
             insecure: false,
             deadline: Duration::from_secs(600),
             balance: Balance::default(),
@@ -36,7 +39,7 @@ impl Default for Config {
     }
 }
 
-/// What clients may take of an HTTP server. Each limit bounds memory or time that a silent, slow or greedy client
+/// What clients may take of a server. Each limit bounds memory or time that a silent, slow or greedy client
 /// would hold.
 #[derive(Debug, Clone)]
 pub struct Limits {

@@ -162,6 +162,13 @@ impl Fleet {
         }
     }
 
+    /// Waits until the snapshot is another one than this handle has waited for. Never returns once the fleet has stopped.
+    pub(crate) async fn changed(&mut self) {
+        if self.snapshot.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Follows nobody any more.
     pub(crate) async fn stop(&self) {
         self.stop.cancel();

@@ -31,6 +31,7 @@ pub use ops::{Ops, Readiness};
 pub use server::Error as ServerError;
 
 use api::Api;
+use api::grpc::Grpc;
 use dispatch::Dispatch;
 use fleet::Fleet;
 use metrics::Metrics;
@@ -50,6 +51,7 @@ pub enum Error {
 /// A serving router. Dropping it ends it at once; [`Router::drain`] lets it finish.
 pub struct Router {
     server: Server,
+    grpc: Grpc,
     status: Status,
     grace: Duration,
 }
@@ -72,23 +74,31 @@ impl Router {
         connect: Connect,
         registry: &Registry,
     ) -> Result<Self, Error> {
-        if !config.insecure && !config.http.ip().is_loopback() {
-            return Err(ServerError::Exposed { address: config.http }.into());
+        for address in [config.http, config.grpc] {
+            if !config.insecure && !address.ip().is_loopback() {
+                return Err(ServerError::Exposed { address }.into());
+            }
         }
         let metrics = Arc::new(Metrics::new(registry)?);
         let fleet = Fleet::start(members, connect, Arc::clone(&metrics));
         let status = Status { fleet: fleet.clone(), draining: Arc::default() };
-        let (address, limits, grace) = (config.http, config.limits.clone(), config.grace);
-        let dispatch = Dispatch::new(fleet, config.balance, Arc::clone(&metrics));
+        let (http, grpc, limits, grace) = (config.http, config.grpc, config.limits.clone(), config.grace);
+        let dispatch = Dispatch::new(fleet.clone(), config.balance, Arc::clone(&metrics));
         let api = Arc::new(Api::new(config, dispatch, metrics));
+        let grpc = Grpc::start(grpc, Arc::clone(&api), fleet).await?;
         let handler: Handler = Arc::new(move |request| Arc::clone(&api).answer(request).boxed());
-        let server = Server::start(address, "--http", limits, handler).await?;
-        Ok(Self { server, status, grace })
+        let server = Server::start(http, "--http", limits, handler).await?;
+        Ok(Self { server, grpc, status, grace })
     }
 
     /// Where the HTTP faces listen.
     pub fn http_addr(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Where the gRPC face listens.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc.address()
     }
 
     /// What it tells of itself.
@@ -100,9 +110,9 @@ impl Router {
     /// grace, and ends. Returns whether everything had finished.
     pub async fn drain(self) -> bool {
         self.status.draining.store(true, Ordering::Relaxed);
-        let finished = self.server.drain(self.grace).await;
+        let (http, grpc) = tokio::join!(self.server.drain(self.grace), self.grpc.drain(self.grace));
         self.status.fleet.stop().await;
-        finished
+        http && grpc
     }
 }
 

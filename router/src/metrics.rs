@@ -30,6 +30,9 @@ pub(crate) enum Route {
     Models,
     Tokenize,
     Detokenize,
+    /// Of the gRPC face, as are its models.
+    Generate,
+    ListModels,
     Unknown,
 }
 
@@ -41,6 +44,8 @@ impl Route {
             Self::Models => "models",
             Self::Tokenize => "tokenize",
             Self::Detokenize => "detokenize",
+            Self::Generate => "grpc_generate",
+            Self::ListModels => "grpc_list_models",
             Self::Unknown => "unknown",
         }
     }

@@ -56,9 +56,11 @@ fn a_taken_port_is_named_with_the_flag_that_moves_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let model = format!("{MODEL}={}", model_file().display());
-    for flag in ["--http", "--ops"] {
-        let other = if flag == "--http" { "--ops" } else { "--http" };
-        let output = penstock(&["up", "--model", &model, flag, &address, other, "127.0.0.1:0"]);
+    let flags = ["--http", "--grpc", "--ops"];
+    for flag in flags {
+        let at = |it| if it == flag { address.as_str() } else { "127.0.0.1:0" };
+        let ports = flags.map(|it| [it, at(it)]).concat();
+        let output = penstock(&[&["up", "--model", &model][..], &ports].concat());
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains(&address) && text.contains(flag), "{text}");
@@ -68,7 +70,8 @@ fn a_taken_port_is_named_with_the_flag_that_moves_it() {
 #[test]
 fn a_bind_address_off_loopback_wants_a_key_or_insecure() {
     let model = format!("{MODEL}={}", model_file().display());
-    let output = penstock(&["up", "--model", &model, "--http", "0.0.0.0:0", "--ops", "127.0.0.1:0"]);
+    let output =
+        penstock(&["up", "--model", &model, "--http", "0.0.0.0:0", "--grpc", "127.0.0.1:0", "--ops", "127.0.0.1:0"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("--insecure"), "{text}");

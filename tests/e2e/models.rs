@@ -25,7 +25,19 @@ fn up_with(dir: &Path, bytes: &[u8]) -> String {
     let file = dir.join("model.gguf");
     std::fs::write(&file, bytes).unwrap();
     let model = format!("m={}", file.display());
-    refusal(&["up", "--model", &model, "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--log-level", "error"])
+    refusal(&[
+        "up",
+        "--model",
+        &model,
+        "--http",
+        "127.0.0.1:0",
+        "--grpc",
+        "127.0.0.1:0",
+        "--ops",
+        "127.0.0.1:0",
+        "--log-level",
+        "error",
+    ])
 }
 
 #[test]
@@ -68,7 +80,17 @@ fn an_unknown_name_lists_the_known_ones() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let text = refusal(&["up", "--model", "m=/nowhere/model.gguf", "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"]);
+    let text = refusal(&[
+        "up",
+        "--model",
+        "m=/nowhere/model.gguf",
+        "--http",
+        "127.0.0.1:0",
+        "--grpc",
+        "127.0.0.1:0",
+        "--ops",
+        "127.0.0.1:0",
+    ]);
     assert!(text.contains("/nowhere/model.gguf"), "{text}");
 }
 
@@ -105,7 +127,7 @@ fn an_unknown_architecture_and_pre_tokenizer_are_named() {
 #[test]
 fn no_room_in_memory_is_refused_with_the_sizes() {
     let model = format!("m={}", model_file().display());
-    let ports = ["--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"];
+    let ports = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ops", "127.0.0.1:0"];
     let text = refusal(&[&["up", "--model", &model, "--kv-memory", "9000GiB"][..], &ports[..]].concat());
     assert!(text.contains("9216000 for keys and values") && text.contains("available"), "{text}");
 }

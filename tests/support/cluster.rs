@@ -157,7 +157,7 @@ impl Cluster {
     }
 
     pub(crate) fn router(&self, name: &str, flags: &[&str]) -> Process {
-        self.spawn("router", name, &[&["--http", "127.0.0.1:0"], flags].concat())
+        self.spawn("router", name, &[&["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"], flags].concat())
     }
 
     /// Waits until a router has so many members in a state.

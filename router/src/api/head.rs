@@ -43,6 +43,29 @@ pub(super) fn read(map: &HeaderMap, id: RequestId, now: Instant, default: Durati
     Ok(Head { id, class, priority, deadline: now + deadline })
 }
 
+/// gRPC's own deadline: up to eight digits and a unit. A longer one than ours is cut to ours.
+pub(super) fn grpc_timeout(map: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    const NAME: &str = "grpc-timeout";
+    let Some(value) = map.get(NAME) else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(|text| text.split_at_checked(text.len().saturating_sub(1))).and_then(
+        |(digits, unit)| {
+            let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+            let count: u64 = digits.parse().ok().filter(|_| plain)?;
+            match unit {
+                "H" => Some(Duration::from_secs(count * 3600)),
+                "M" => Some(Duration::from_secs(count * 60)),
+                "S" => Some(Duration::from_secs(count)),
+                "m" => Some(Duration::from_millis(count)),
+                "u" => Some(Duration::from_micros(count)),
+                "n" => Some(Duration::from_nanos(count)),
+                _ => None,
+            }
+        },
+    );
+    let timeout = parsed.ok_or_else(|| Failure::field(NAME, format!("{NAME} must be up to 8 digits and a unit")))?;
+    Ok(Some(timeout.min(Duration::from_millis(DEADLINE_LIMIT_MS))))
+}
+
 fn millis(value: &str) -> Result<u64, Failure> {
     let millis = value.parse().ok().filter(|millis| (1..=DEADLINE_LIMIT_MS).contains(millis));
     millis.ok_or_else(|| {
@@ -116,6 +139,19 @@ mod tests {
         ] {
             let failure = read_at(Instant::now(), &[(name, value)]).unwrap_err();
             assert_eq!(failure.param.as_deref(), Some(name), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_timeout_has_a_unit_and_a_limit() {
+        let timeout = |value: &str| grpc_timeout(&map(&[("grpc-timeout", value)])).map_err(|it| it.param.unwrap());
+        assert_eq!(grpc_timeout(&HeaderMap::new()), Ok(None));
+        assert_eq!(timeout("250m"), Ok(Some(Duration::from_millis(250))));
+        assert_eq!(timeout("2M"), Ok(Some(Duration::from_secs(120))));
+        assert_eq!(timeout("5u"), Ok(Some(Duration::from_micros(5))));
+        assert_eq!(timeout("99999999H"), Ok(Some(Duration::from_secs(24 * 3600))));
+        for value in ["", "m", "5", "-5m", "+5m", "5 m", "123456789m", "5x"] {
+            assert_eq!(timeout(value), Err("grpc-timeout".to_owned()), "{value:?}");
         }
     }
 

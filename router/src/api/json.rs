@@ -8,6 +8,7 @@ use penstock_proto::ErrorCode;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::bounds::Range;
 use crate::request::Failure;
 
 /// Fields of one object: each is compared with those before it.
@@ -202,42 +203,6 @@ impl<'a> Field<'a> {
             (name, Field { path, raw })
         };
         Ok(object.fields.into_iter().map(entry).collect())
-    }
-}
-
-/// Numbers that a field takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Range {
-    /// At least the one and at most the other.
-    Within(f64, f64),
-    /// At least.
-    AtLeast(f64),
-    /// More than the one and at most the other.
-    Above(f64, f64),
-    /// More than.
-    MoreThan(f64),
-}
-
-impl Range {
-    fn contains(self, number: f64) -> bool {
-        number.is_finite()
-            && match self {
-                Self::Within(least, most) => (least..=most).contains(&number),
-                Self::AtLeast(least) => number >= least,
-                Self::Above(least, most) => number > least && number <= most,
-                Self::MoreThan(least) => number > least,
-            }
-    }
-}
-
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Within(least, most) => write!(f, "from {least} to {most}"),
-            Self::AtLeast(least) => write!(f, "a finite number of at least {least}"),
-            Self::Above(least, most) => write!(f, "above {least} and at most {most}"),
-            Self::MoreThan(least) => write!(f, "a finite number above {least}"),
-        }
     }
 }
 

@@ -86,7 +86,8 @@ impl Api {
             Route::Models => models::list(dispatch, call.path),
             Route::Tokenize => models::tokenize(dispatch, &call.body, notes).await,
             Route::Detokenize => models::detokenize(dispatch, &call.body, notes).await,
-            Route::Unknown => Err(not_found(call.method, call.path)),
+            // `route` gives none of gRPC's.
+            Route::Generate | Route::ListModels | Route::Unknown => Err(not_found(call.method, call.path)),
         };
         match &result {
             Ok(_) => observation.done(),

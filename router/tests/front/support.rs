@@ -290,7 +290,8 @@ impl Front {
 
     /// A router without workers.
     pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config { http: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() };
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = Config { http: free, grpc: free, ..Config::default() };
         change(&mut config);
         let pipes = Pipes::default();
         let (members, events) = mpsc::channel(8);

@@ -3,15 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::{Ask, delivery, model, sampling, unserved};
+use crate::api::bounds::{self, KWARGS_BYTES, MESSAGES};
 use crate::api::json::{Field, Object};
 use crate::request::{Chat, Failure, Input, Message, Role};
 
-/// Messages of one conversation.
-const MESSAGES: usize = 10_000;
 /// Parts of one message.
 const PARTS: usize = 1000;
-/// Bytes of JSON for the template's variables.
-const KWARGS_BYTES: usize = 64 << 10;
 
 /// Reads the body; what nobody knows stays in the object, or goes to `ignored` from within.
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Ask, Failure> {
@@ -40,7 +37,8 @@ pub(super) fn chat(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result
 
 fn message(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Message, Failure> {
     let mut object = field.object()?;
-    let role = role(&object.need("role")?)?;
+    let role = object.need("role")?;
+    let role = bounds::role(role.path(), &role.string()?)?;
     unserved::check(&mut object, unserved::MESSAGE)?;
     let content = match (object.take("content"), role) {
         (Some(content), _) => text(&content)?,
@@ -53,16 +51,6 @@ fn message(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Message, Fail
     let name = object.take("name").map(|field| field.string()).transpose()?;
     ignored.extend(object.left());
     Ok(Message { role, name, content })
-}
-
-fn role(field: &Field<'_>) -> Result<Role, Failure> {
-    match field.string()?.as_str() {
-        "system" | "developer" => Ok(Role::System),
-        "user" => Ok(Role::User),
-        "assistant" => Ok(Role::Assistant),
-        role @ ("tool" | "function") => Err(field.refuse(format!("is {role}, which is not served"))),
-        _ => Err(field.refuse("must be system, developer, user or assistant")),
-    }
 }
 
 /// A string, or parts of text with line ends between them, as vLLM joins them.

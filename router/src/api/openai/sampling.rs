@@ -2,15 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::json::{Field, Object, Range};
+use crate::api::bounds::{self, Range};
+use crate::api::json::{Field, Object};
 use crate::request::{Failure, Sampling, Stop};
-
-/// Stop texts of one request.
-const STOPS: usize = 4;
-/// Bytes of one stop text: the stream holds that much back.
-const STOP_BYTES: usize = 1024;
-/// Stop ids of one request.
-const STOP_IDS: usize = 128;
 
 /// The sampling of a body, and the name under which it gave `max_tokens`.
 pub(super) fn decode(
@@ -19,13 +13,13 @@ pub(super) fn decode(
 ) -> Result<(Sampling, &'static str), Failure> {
     let (max_tokens, name) = max_tokens(object, max_tokens_names)?;
     let sampling = Sampling {
-        temperature: number(object, "temperature", Range::AtLeast(0.0))?,
+        temperature: number(object, "temperature", bounds::TEMPERATURE)?,
         top_k: object.take("top_k").map(|field| top_k(&field)).transpose()?,
-        top_p: number(object, "top_p", Range::Above(0.0, 1.0))?,
-        min_p: number(object, "min_p", Range::Within(0.0, 1.0))?,
-        repetition_penalty: number(object, "repetition_penalty", Range::MoreThan(0.0))?,
-        presence_penalty: number(object, "presence_penalty", Range::Within(-2.0, 2.0))?,
-        frequency_penalty: number(object, "frequency_penalty", Range::Within(-2.0, 2.0))?,
+        top_p: number(object, "top_p", bounds::TOP_P)?,
+        min_p: number(object, "min_p", bounds::MIN_P)?,
+        repetition_penalty: number(object, "repetition_penalty", bounds::REPETITION_PENALTY)?,
+        presence_penalty: number(object, "presence_penalty", bounds::PENALTY)?,
+        frequency_penalty: number(object, "frequency_penalty", bounds::PENALTY)?,
         logit_bias: object.take("logit_bias").map(|field| logit_bias(&field)).transpose()?.unwrap_or_default(),
         seed: object.take("seed").map(|field| seed(&field)).transpose()?,
         max_tokens,
@@ -34,7 +28,7 @@ pub(super) fn decode(
         ignore_eos: flag(object, "ignore_eos")?,
         stop_token_ids: object
             .take("stop_token_ids")
-            .map(|field| field.token_ids(STOP_IDS))
+            .map(|field| field.token_ids(bounds::STOP_IDS))
             .transpose()?
             .unwrap_or_default(),
     };
@@ -47,7 +41,7 @@ pub(super) fn stop(object: &mut Object<'_>) -> Result<Stop, Failure> {
     let Some(field) = object.take("stop") else { return Ok(Stop { texts: Vec::new(), include }) };
     let texts = match field.kind() {
         "a string" => vec![stop_text(&field)?],
-        "an array" => field.items(STOPS)?.iter().map(stop_text).collect::<Result<_, _>>()?,
+        "an array" => field.items(bounds::STOPS)?.iter().map(stop_text).collect::<Result<_, _>>()?,
         other => return Err(field.refuse(format!("must be a string or an array of strings, not {other}"))),
     };
     Ok(Stop { texts, include })
@@ -59,14 +53,7 @@ pub(super) fn flag(object: &mut Object<'_>, name: &str) -> Result<bool, Failure>
 }
 
 fn stop_text(field: &Field<'_>) -> Result<String, Failure> {
-    let text = field.string()?;
-    if text.is_empty() {
-        return Err(field.refuse("must not be empty"));
-    }
-    if text.len() > STOP_BYTES {
-        return Err(field.refuse(format!("must have at most {STOP_BYTES} bytes")));
-    }
-    Ok(text)
+    bounds::stop_text(field.path(), field.string()?)
 }
 
 /// The first of the names that is there; more than one must agree.
@@ -111,9 +98,7 @@ fn logit_bias(field: &Field<'_>) -> Result<BTreeMap<u32, f32>, Failure> {
             return Err(field.refuse(format!("must be keyed by token ids, not {shown:?}")));
         };
         // Under the field's own name, since a client cannot know what an id in a path means.
-        let bias = bias
-            .number(Range::Within(-100.0, 100.0))
-            .map_err(|failure| Failure::field(field.path(), failure.message))?;
+        let bias = bias.number(bounds::LOGIT_BIAS).map_err(|failure| Failure::field(field.path(), failure.message))?;
         biases.insert(id, bias);
     }
     Ok(biases)

@@ -1,0 +1,179 @@
+//! The gRPC face: `penstock.v1.Inference` over the same answers as the HTTP faces. It only converts.
+
+mod decode;
+mod serve;
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use http::HeaderMap;
+use penstock_proto::inference as wire;
+use penstock_proto::{RequestId, headers};
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::answers::Answers;
+use super::head::{self, Head};
+use super::{Api, Notes, log, tell};
+use crate::fleet::Model;
+use crate::metrics::{Observation, Route};
+use crate::request::{Delta, Failure, FinishReason};
+
+pub(crate) use serve::Grpc;
+
+/// The service over the faces' common part.
+#[derive(Clone)]
+struct Face(Arc<Api>);
+
+/// When a call's head was there; the server's word to the face.
+#[derive(Clone, Copy)]
+struct Arrived(Instant);
+
+#[tonic::async_trait]
+impl wire::Inference for Face {
+    type GenerateStream = BoxStream<'static, Result<wire::GenerateResponse, Status>>;
+
+    async fn generate(
+        &self,
+        request: Request<wire::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let observation = self.0.metrics.observe(Route::Generate, self.0.tenant.clone());
+        let call = Incoming::of(&request);
+        let mut notes = Notes::default();
+        let answers = self.start(&call, request, &mut notes, observation).await;
+        let id = call.id;
+        call.respond(notes, answers.map(|answers| pieces(answers, id)))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<wire::ListModelsRequest>,
+    ) -> Result<Response<wire::ListModelsResponse>, Status> {
+        let mut observation = self.0.metrics.observe(Route::ListModels, self.0.tenant.clone());
+        let call = Incoming::of(&request);
+        let mut notes = Notes::default();
+        let result = self.head(&call, request.metadata()).map(|head| {
+            notes.class = Some(head.class);
+            let model = |model: &Arc<Model>| wire::Model {
+                name: model.name.to_string(),
+                context_length: model.card.context_length,
+            };
+            wire::ListModelsResponse { models: self.0.dispatch.models().iter().map(model).collect() }
+        });
+        match &result {
+            Ok(_) => observation.done(),
+            Err(failure) => observation.failed(failure),
+        }
+        call.respond(notes, result)
+    }
+}
+
+impl Face {
+    async fn start(
+        &self,
+        call: &Incoming,
+        request: Request<wire::GenerateRequest>,
+        notes: &mut Notes,
+        mut observation: Observation,
+    ) -> Result<Answers, Failure> {
+        let api = &self.0;
+        let decoded = self.head(call, request.metadata()).and_then(|head| {
+            notes.class = Some(head.class);
+            let request = decode::request(request.into_inner(), &head, api.tenant.clone())?;
+            notes.class = Some(request.class);
+            let model = api.dispatch.model(&request.model)?;
+            Ok((request, model))
+        });
+        let (request, model) = match decoded {
+            Ok(decoded) => decoded,
+            Err(failure) => {
+                observation.failed(&failure);
+                return Err(failure);
+            }
+        };
+        notes.target = Some(model.name.clone());
+        observation.targets(&model.name);
+        api.answers(&model, vec![request], observation).await
+    }
+
+    /// A call's metadata, read. Of two deadlines the nearer one counts.
+    fn head(&self, call: &Incoming, metadata: &MetadataMap) -> Result<Head, Failure> {
+        let map: &HeaderMap = metadata.as_ref();
+        let mut head = head::read(map, call.id, call.arrived, self.0.config.deadline)?;
+        if let Some(timeout) = head::grpc_timeout(map)? {
+            let deadline = call.arrived + timeout;
+            // The default is for those who name none.
+            let both = map.contains_key(headers::DEADLINE_MS);
+            head.deadline = if both { head.deadline.min(deadline) } else { deadline };
+        }
+        Ok(head)
+    }
+}
+
+/// A call that has come.
+struct Incoming {
+    id: RequestId,
+    client_id: Option<http::HeaderValue>,
+    arrived: Instant,
+}
+
+impl Incoming {
+    fn of<T>(request: &Request<T>) -> Self {
+        let arrived = request.extensions().get::<Arrived>().map_or_else(Instant::now, |arrived| arrived.0);
+        Self { id: RequestId::generate(), client_id: head::client_id(request.metadata().as_ref()), arrived }
+    }
+
+    /// The response, or the status that refuses it, each with the same metadata as an answer over HTTP.
+    fn respond<T>(self, notes: Notes, result: Result<T, Failure>) -> Result<Response<T>, Status> {
+        let mut map = HeaderMap::new();
+        tell(&mut map, self.id, self.client_id, notes);
+        let metadata = MetadataMap::from_headers(map);
+        match result {
+            Ok(message) => {
+                let mut response = Response::new(message);
+                *response.metadata_mut() = metadata;
+                Ok(response)
+            }
+            Err(failure) => {
+                log(self.id, &failure);
+                let mut status = refusal(&failure);
+                *status.metadata_mut() = metadata;
+                Err(status)
+            }
+        }
+    }
+}
+
+/// A failure as the status that ends a call.
+fn refusal(failure: &Failure) -> Status {
+    failure.code.status(failure.message.clone(), failure.param.as_deref())
+}
+
+/// The answer's pieces as messages. A failure is the stream's final status. Dropping the stream aborts the work.
+fn pieces(answers: Answers, id: RequestId) -> BoxStream<'static, Result<wire::GenerateResponse, Status>> {
+    let next = move |mut answers: Answers| async move {
+        let message = match answers.next().await? {
+            Ok((_, delta)) => Ok(piece(delta)),
+            Err(failure) => {
+                log(id, &failure);
+                Err(refusal(&failure))
+            }
+        };
+        Some((message, answers))
+    };
+    stream::unfold(answers, next).boxed()
+}
+
+fn piece(delta: Delta) -> wire::GenerateResponse {
+    let reason = delta.finish.as_ref().map_or(wire::FinishReason::Unspecified, |finish| match finish.reason {
+        FinishReason::Stop => wire::FinishReason::Stop,
+        FinishReason::Length => wire::FinishReason::Length,
+    });
+    let usage = delta.finish.map(|finish| wire::Usage {
+        prompt_tokens: finish.usage.prompt_tokens,
+        cached_tokens: finish.usage.cached_tokens,
+        completion_tokens: finish.usage.completion_tokens,
+    });
+    wire::GenerateResponse { text: delta.text, finish_reason: reason.into(), usage }
+}
