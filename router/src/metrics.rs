@@ -28,6 +28,7 @@ pub(crate) enum Route {
     ChatCompletions,
     Completions,
     Models,
+    Health,
     Tokenize,
     Detokenize,
     /// Of the gRPC face, as are its models.
@@ -42,6 +43,7 @@ impl Route {
             Self::ChatCompletions => "chat_completions",
             Self::Completions => "completions",
             Self::Models => "models",
+            Self::Health => "health",
             Self::Tokenize => "tokenize",
             Self::Detokenize => "detokenize",
             Self::Generate => "grpc_generate",

@@ -56,6 +56,7 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
         ("POST", "/v1/completions") => Route::Completions,
         ("GET", "/v1/models") => Route::Models,
         ("GET", path) if path.starts_with("/v1/models/") => Route::Models,
+        ("GET", "/health") => Route::Health,
         ("POST", "/v1/tokenize") => Route::Tokenize,
         ("POST", "/v1/detokenize") => Route::Detokenize,
         _ => Route::Unknown,
@@ -84,6 +85,7 @@ impl Api {
             Route::ChatCompletions => return self.generate(Kind::Chat, &call, notes, observation).await,
             Route::Completions => return self.generate(Kind::Completion, &call, notes, observation).await,
             Route::Models => models::list(dispatch, call.path),
+            Route::Health => models::health(dispatch),
             Route::Tokenize => models::tokenize(dispatch, &call.body, notes).await,
             Route::Detokenize => models::detokenize(dispatch, &call.body, notes).await,
             // `route` gives none of gRPC's.
