@@ -222,11 +222,11 @@ impl Answering {
     fn push(&mut self, ids: &[u32]) -> Delta {
         let text = self.text.as_mut().expect("nothing is asked for after the end");
         match text.push(ids) {
-            Step::Text(text) => Delta { text, finish: None },
+            Step::Text(text) => Delta { text, ..Delta::default() },
             Step::Stopped(stopped) => {
                 let usage =
                     Usage { prompt_tokens: self.prompt_tokens, cached_tokens: 0, completion_tokens: text.received() };
-                Delta { text: stopped, finish: Some(Finish { reason: FinishReason::Stop, usage }) }
+                Delta { text: stopped, finish: Some(Finish { reason: FinishReason::Stop, usage }), ..Delta::default() }
             }
         }
     }
@@ -234,8 +234,10 @@ impl Answering {
     fn finish(&mut self, finish: Finish) -> Delta {
         let text = self.text.take().expect("nothing is asked for after the end");
         match text.finish() {
-            Step::Text(text) => Delta { text, finish: Some(finish) },
-            Step::Stopped(text) => Delta { text, finish: Some(Finish { reason: FinishReason::Stop, ..finish }) },
+            Step::Text(text) => Delta { text, finish: Some(finish), ..Delta::default() },
+            Step::Stopped(text) => {
+                Delta { text, finish: Some(Finish { reason: FinishReason::Stop, ..finish }), ..Delta::default() }
+            }
         }
     }
 }

@@ -321,7 +321,7 @@ mod tests {
         observation.called(Instant::now());
         let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 };
         let finish = Some(Finish { reason: FinishReason::Stop, usage });
-        observation.passed(&Delta { text: "a".to_owned(), finish });
+        observation.passed(&Delta { text: "a".to_owned(), finish, ..Delta::default() });
         observation.done();
         assert!(render(std::slice::from_ref(&registry)).contains("penstock_requests_in_flight 1"));
         drop(observation);

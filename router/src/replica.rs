@@ -186,6 +186,6 @@ fn sampling(filled: &Filled) -> SamplingParams {
         min_tokens: filled.min_tokens,
         ignore_eos: filled.ignore_eos,
         stop_token_ids: filled.stop_token_ids.clone(),
-        top_logprobs: 0,
+        top_logprobs: None,
     }
 }

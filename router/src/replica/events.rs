@@ -150,7 +150,9 @@ impl Checks {
         let reason = match worker::FinishReason::try_from(finished.reason) {
             Ok(worker::FinishReason::Stop) => FinishReason::Stop,
             Ok(worker::FinishReason::Length) => FinishReason::Length,
-            Ok(worker::FinishReason::Unspecified) | Err(_) => return Err(Lie::Reason { reason: finished.reason }),
+            Ok(worker::FinishReason::ToolCalls | worker::FinishReason::Unspecified) | Err(_) => {
+                return Err(Lie::Reason { reason: finished.reason });
+            }
         };
         let usage = Usage { prompt_tokens: prompt, cached_tokens: cached, completion_tokens: outputs };
         Ok(Checked::Finished(Finish { reason, usage }))
@@ -168,7 +170,7 @@ mod tests {
     }
 
     fn tokens(sequence_number: u64, ids: &[u32]) -> WorkerGenerateEvent {
-        let event = worker_generate_event::Event::Tokens(Tokens { ids: ids.to_vec() });
+        let event = worker_generate_event::Event::Tokens(Tokens { ids: ids.to_vec(), logprobs: Vec::new() });
         WorkerGenerateEvent { sequence_number, event: Some(event) }
     }
 

@@ -97,7 +97,7 @@ async fn after_first<F: Future<Output = ()>>(act: impl FnOnce(Call) -> F) -> Str
 }
 
 fn tokens(ids: Vec<u32>) -> Option<Event> {
-    Some(Event::Tokens(Tokens { ids }))
+    Some(Event::Tokens(Tokens { ids, logprobs: Vec::new() }))
 }
 
 #[tokio::test]
