@@ -69,6 +69,34 @@ async fn a_body_over_the_limit_is_refused_with_the_limit_however_it_comes() {
     assert!(endless.starts_with("HTTP/1.1 413"), "{endless}");
 }
 
+/// Sends a head and a body without reading; how much of the body went out, and what was answered.
+async fn write_first(front: &Front, body: usize) -> (std::io::Result<()>, String) {
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    let head = format!("{HEAD}content-length: {body}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let written = soon(stream.write_all(&vec![b'x'; body])).await;
+    let mut answer = Vec::new();
+    let _ = soon(stream.read_to_end(&mut answer)).await;
+    (written, String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn a_client_that_writes_before_it_reads_gets_its_refusal() {
+    // More than the system's buffers hold, so that somebody must read it.
+    const BODY: usize = 32 << 20;
+    let front = Front::start(|config| config.limits.body_bytes = BODY / 4).await;
+    let (written, answer) = write_first(&front, BODY).await;
+    assert!(written.is_ok() && answer.starts_with("HTTP/1.1 413"), "{written:?} {answer}");
+    // Nobody reads on for ever: neither so many bytes, nor for so long.
+    let front = Front::start(|config| config.limits.body_bytes = 1000).await;
+    assert!(write_first(&front, BODY).await.0.is_err());
+    let front = Front::start(|config| config.limits.body_time = SHORT).await;
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    let head = format!("{HEAD}content-length: {BODY}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    soon(async { while stream.write_all(b"x").await.is_ok() {} }).await;
+}
+
 #[tokio::test]
 async fn a_chunked_body_is_as_good_as_another() {
     let (front, mut worker) = Front::with_worker().await;
