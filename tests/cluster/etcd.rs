@@ -54,7 +54,7 @@ async fn a_compaction_that_routers_slept_through_fails_no_request() {
     for router in &routers {
         cluster.members(router, "ready", 2).await;
     }
-    let mut third = None;
+    let (mut third, mut fourth) = (None, None);
     let event = async {
         // Their watches break while they sleep, and what they missed is forgotten when they wake.
         routers.iter().for_each(|router| router.signal("STOP"));
@@ -66,11 +66,15 @@ async fn a_compaction_that_routers_slept_through_fails_no_request() {
             router.logs(&["cannot follow the members", "was compacted"]).await;
             cluster.members(router, "ready", 3).await;
         }
-        // One that nobody slept through, with a leave on either side.
+        // One that nobody slept through, between a leave and a join.
         first.signal("TERM");
-        cluster.compact_etcd().await;
         for router in &routers {
             cluster.members(router, "ready", 2).await;
+        }
+        cluster.compact_etcd().await;
+        fourth = Some(cluster.worker("w4", &[]));
+        for router in &routers {
+            cluster.members(router, "ready", 3).await;
         }
     };
     cluster.under_load(&[&routers[0], &routers[1]], event).await;

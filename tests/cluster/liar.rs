@@ -13,6 +13,7 @@ use penstock_proto::worker::{
     worker_generate_event::Event,
 };
 use penstock_proto::{ModelName, WorkerName};
+use penstock_router::Tcp;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Server, server::TcpIncoming};
@@ -111,7 +112,7 @@ struct Impostor {
 
 impl Impostor {
     async fn join(cluster: &Cluster, behind: &Process, lie: Lie) -> Self {
-        let mut honest = WorkerClient::connect(format!("http://{}", behind.address("grpc"))).await.unwrap();
+        let mut honest = WorkerClient::new(Tcp::default().open(&format!("http://{}", behind.address("grpc"))).unwrap());
         let mut parts = honest.get_model(GetModelRequest { model: MODEL.to_owned() }).await.unwrap().into_inner();
         let Some(get_model_response::Part::Card(card)) = parts.message().await.unwrap().unwrap().part else {
             panic!("the card comes first");

@@ -165,6 +165,46 @@ async fn an_http2_client_that_opens_no_window_is_dropped_too() {
 }
 
 #[tokio::test]
+async fn an_http2_head_over_the_limit_is_refused_too() {
+    let front = Front::start(|_| {}).await;
+    let mut client = Client::connect_http2(front.address(), 1 << 20).await;
+    let long = [("x-long", "x".repeat(100_000))];
+    let long = long.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let refused = soon(client.try_ask(Method::GET, "/v1/models", &long, "")).await;
+    assert!(refused.as_ref().map_or(true, |answer| answer.status == 431), "{}", refused.is_ok());
+    assert_eq!(front.get("/v1/models").await.status, 200);
+}
+
+#[tokio::test]
+async fn http2_streams_over_the_limit_wait_for_room() {
+    let (front, mut worker) = Front::with(|config| config.limits.streams = 1, Traits::default()).await;
+    let mut client = Client::connect_http2(front.address(), 1 << 20).await;
+    let (mut first, mut call) =
+        tokio::join!(client.post("/v1/completions", completion(json!({"stream": true, "max_tokens": 60}))), async {
+            let mut call = worker.call().await;
+            call.say("a").await;
+            call
+        });
+    let second = client.post("/v1/completions", completion(json!({})));
+    let both = async {
+        assert_eq!(first.chunk().await["choices"][0]["text"], "a");
+        // As many turns on the same connection as would have let it through many times over.
+        for _ in 0..50 {
+            call.say("b").await;
+            assert_eq!(first.chunk().await["choices"][0]["text"], "b");
+        }
+        assert!(!worker.was_called());
+        call.finish().await;
+        assert_eq!(first.chunks().await.len(), 1);
+        let mut call = worker.call().await;
+        call.say("c").await;
+        call.finish().await;
+    };
+    let (second, ()) = tokio::join!(second, both);
+    assert_eq!(second.json().await["choices"][0]["text"], "c");
+}
+
+#[tokio::test]
 async fn http2_without_asking_first_is_served() {
     let (front, mut worker) = Front::with_worker().await;
     let mut client = Client::connect_http2(front.address(), 1 << 20).await;
