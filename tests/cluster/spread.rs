@@ -80,7 +80,6 @@ async fn five_thousand_requests_spread_evenly_over_64_workers() {
     assert_eq!(counts.iter().sum::<usize>(), REQUESTS);
     let even = REQUESTS as f64 / WORKERS as f64;
     let worst = counts.iter().map(|count| (*count as f64 / even - 1.0).abs()).fold(0.0, f64::max);
-    eprintln!("SPREAD worst {worst:.4} min {:?} max {:?}", counts.iter().min(), counts.iter().max());
     assert!(worst <= 0.1, "one worker is {:.1} % off: {counts:?}", worst * 100.0);
 
     join_all(workers.iter().map(Worker::shutdown)).await;
