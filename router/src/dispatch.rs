@@ -2,6 +2,7 @@
 //! asked, or in which shape the answer goes out.
 
 mod fill;
+mod retry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use futures_util::Stream;
 use futures_util::stream;
 use penstock_proto::{ErrorCode, ModelName, WorkerName};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::balance::{self, Balance};
 use crate::fleet::{Fleet, Model, Snapshot};
@@ -19,6 +20,7 @@ use crate::prompt::ModelText;
 use crate::replica::{Call, Event, Events, Replica};
 use crate::request::{Delta, Failure, Finish, FinishReason, Input, Request, Usage};
 use crate::text::{Step, TextStream};
+use retry::Budget;
 
 /// Workers that a request is tried on, before its first token.
 const ATTEMPTS: usize = 3;
@@ -35,6 +37,7 @@ pub(crate) struct Dispatch {
     balance: Balance,
     /// Counts the picks.
     turn: AtomicUsize,
+    retries: Budget,
     metrics: Arc<Metrics>,
     long_prompts: Arc<Semaphore>,
 }
@@ -50,7 +53,7 @@ pub(crate) struct Answer {
 impl Dispatch {
     pub(crate) fn new(fleet: Fleet, balance: Balance, metrics: Arc<Metrics>) -> Self {
         let long_prompts = Arc::new(Semaphore::new(LONG_PROMPTS));
-        Self { fleet, balance, turn: AtomicUsize::new(0), metrics, long_prompts }
+        Self { fleet, balance, turn: AtomicUsize::new(0), retries: Budget::new(), metrics, long_prompts }
     }
 
     /// The model of that name, served now or before.
@@ -121,6 +124,7 @@ impl Dispatch {
 
     /// Calls replicas until one gives its first event, where the failures allow another attempt.
     async fn call(&self, model: &Model, call: &Call) -> Result<(Events, Event), Failure> {
+        self.retries.deposit();
         let mut tried: Vec<WorkerName> = Vec::new();
         let mut failure = Failure::new(ErrorCode::NoWorker, format!("no worker serves {} now", model.name));
         while let Some(replica) = self.pick(&model.replicas, &tried) {
@@ -130,17 +134,40 @@ impl Dispatch {
             tracing::debug!(request = %call.id, worker = %replica.worker(), model = %model.name, "call");
             match self.first_event(replica, model, call).await {
                 Ok(first) => return Ok(first),
-                Err(failed) if failed.code.retryable() && tried.len() + 1 < ATTEMPTS => failure = failed,
-                Err(failed) => return Err(failed),
+                Err(failed) => failure = failed,
             }
             tried.push(replica.worker().clone());
+            let others = model.replicas.iter().any(|replica| open_load(replica, &tried).is_some());
+            if !others || !failure.code.retryable() || !self.may_retry(&failure, tried.len(), call.deadline).await {
+                break;
+            }
         }
         Err(failure)
     }
 
+    /// Whether a call that failed is made again; the pause before that has passed.
+    async fn may_retry(&self, failure: &Failure, attempts: usize, deadline: Instant) -> bool {
+        if attempts >= ATTEMPTS {
+            return false;
+        }
+        // A worker that is leaving has done nothing yet: to ask another one adds nothing to what the fleet does.
+        if failure.code == ErrorCode::Draining {
+            return true;
+        }
+        let again = Instant::now() + retry::pause(attempts, &mut fastrand::Rng::new());
+        if again >= deadline {
+            return false;
+        }
+        if !self.retries.withdraw() {
+            self.metrics.retry_throttled();
+            return false;
+        }
+        sleep_until(again).await;
+        true
+    }
+
     fn pick<'a>(&self, replicas: &'a [Arc<Replica>], tried: &[WorkerName]) -> Option<&'a Arc<Replica>> {
-        let load = |replica: &Arc<Replica>| if tried.contains(replica.worker()) { None } else { replica.load() };
-        let loads: Vec<Option<usize>> = replicas.iter().map(load).collect();
+        let loads: Vec<Option<usize>> = replicas.iter().map(|replica| open_load(replica, tried)).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         balance::pick(self.balance, &loads, turn, &mut fastrand::Rng::new()).map(|at| &replicas[at])
     }
@@ -156,6 +183,11 @@ impl Dispatch {
         let event = events.next().await?;
         Ok((events, event))
     }
+}
+
+/// What a replica has in flight, where it may be called after those that were tried.
+fn open_load(replica: &Replica, tried: &[WorkerName]) -> Option<usize> {
+    if tried.contains(replica.worker()) { None } else { replica.load() }
 }
 
 fn unknown(name: &ModelName, snapshot: &Snapshot) -> Failure {
@@ -222,11 +254,11 @@ impl Answering {
     fn push(&mut self, ids: &[u32]) -> Delta {
         let text = self.text.as_mut().expect("nothing is asked for after the end");
         match text.push(ids) {
-            Step::Text(text) => Delta { text, finish: None },
+            Step::Text(text) => Delta { text, ..Delta::default() },
             Step::Stopped(stopped) => {
                 let usage =
                     Usage { prompt_tokens: self.prompt_tokens, cached_tokens: 0, completion_tokens: text.received() };
-                Delta { text: stopped, finish: Some(Finish { reason: FinishReason::Stop, usage }) }
+                Delta { text: stopped, finish: Some(Finish { reason: FinishReason::Stop, usage }), ..Delta::default() }
             }
         }
     }
@@ -234,8 +266,10 @@ impl Answering {
     fn finish(&mut self, finish: Finish) -> Delta {
         let text = self.text.take().expect("nothing is asked for after the end");
         match text.finish() {
-            Step::Text(text) => Delta { text, finish: Some(finish) },
-            Step::Stopped(text) => Delta { text, finish: Some(Finish { reason: FinishReason::Stop, ..finish }) },
+            Step::Text(text) => Delta { text, finish: Some(finish), ..Delta::default() },
+            Step::Stopped(text) => {
+                Delta { text, finish: Some(Finish { reason: FinishReason::Stop, ..finish }), ..Delta::default() }
+            }
         }
     }
 }

@@ -64,10 +64,12 @@ pub(crate) enum MemberState {
     Draining,
     /// It serves another file under a name that is taken, or speaks another protocol version.
     Mismatched,
+    /// It broke the protocol and gets no work until it joins again.
+    Distrusted,
 }
 
 impl MemberState {
-    pub(crate) const ALL: [Self; 4] = [Self::Loading, Self::Ready, Self::Draining, Self::Mismatched];
+    pub(crate) const ALL: [Self; 5] = [Self::Loading, Self::Ready, Self::Draining, Self::Mismatched, Self::Distrusted];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -75,6 +77,7 @@ impl MemberState {
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Mismatched => "mismatched",
+            Self::Distrusted => "distrusted",
         }
     }
 }
@@ -89,6 +92,7 @@ pub(crate) struct Metrics {
     tokens: IntCounterVec,
     refusals: IntCounterVec,
     retries: IntCounter,
+    retries_throttled: IntCounter,
     in_flight: IntGauge,
     queue: IntGaugeVec,
     members: IntGaugeVec,
@@ -121,6 +125,10 @@ impl Metrics {
                 &["reason"],
             )?,
             retries: IntCounter::new("penstock_retries_total", "Calls made again on another worker")?,
+            retries_throttled: IntCounter::new(
+                "penstock_retries_throttled_total",
+                "Calls not made again because the retry budget was spent",
+            )?,
             in_flight: IntGauge::new("penstock_requests_in_flight", "Requests that have not ended")?,
             queue: IntGaugeVec::new(
                 Opts::new("penstock_queue_depth", "Requests sent to a worker that has not answered yet"),
@@ -141,6 +149,7 @@ impl Metrics {
         registry.register(Box::new(self.tokens.clone()))?;
         registry.register(Box::new(self.refusals.clone()))?;
         registry.register(Box::new(self.retries.clone()))?;
+        registry.register(Box::new(self.retries_throttled.clone()))?;
         registry.register(Box::new(self.in_flight.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
         registry.register(Box::new(self.members.clone()))
@@ -165,6 +174,11 @@ impl Metrics {
     /// A call was made again elsewhere.
     pub(crate) fn retried(&self) {
         self.retries.inc();
+    }
+
+    /// A call was not made again: the budget for that is spent.
+    pub(crate) fn retry_throttled(&self) {
+        self.retries_throttled.inc();
     }
 
     /// A call of `model` waits for its first token until the guard is dropped.
@@ -323,7 +337,7 @@ mod tests {
         observation.called(Instant::now());
         let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 };
         let finish = Some(Finish { reason: FinishReason::Stop, usage });
-        observation.passed(&Delta { text: "a".to_owned(), finish });
+        observation.passed(&Delta { text: "a".to_owned(), finish, ..Delta::default() });
         observation.done();
         assert!(render(std::slice::from_ref(&registry)).contains("penstock_requests_in_flight 1"));
         drop(observation);

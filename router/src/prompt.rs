@@ -195,10 +195,7 @@ mod tests {
     use crate::request::{Message, Role};
 
     fn chat(messages: &[(Role, &str)]) -> Chat {
-        let messages = messages
-            .iter()
-            .map(|(role, content)| Message { role: *role, name: None, content: (*content).to_owned() })
-            .collect();
+        let messages = messages.iter().map(|(role, content)| Message::new(*role, *content)).collect();
         Chat { messages, add_generation_prompt: true, template_kwargs: Map::new() }
     }
 

@@ -5,12 +5,13 @@ mod causes;
 mod events;
 mod fetch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use penstock_proto::worker::{SamplingParams, WorkerClient, WorkerGenerateRequest};
 use penstock_proto::{DataClass, ErrorCode, Priority, RequestId, TenantName, WorkerName};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -18,7 +19,7 @@ use tonic::transport::Channel;
 use crate::request::Failure;
 
 pub(crate) use causes::Causes;
-pub(crate) use events::{Event, Events};
+pub(crate) use events::{Event, Events, Lie};
 pub(crate) use fetch::{FetchError, Fetched, fetch};
 
 /// What the router must know of a model's weights.
@@ -39,6 +40,9 @@ pub(crate) struct Replica {
     card: Card,
     in_flight: Arc<AtomicUsize>,
     draining: AtomicBool,
+    /// How it first broke the protocol, where it has.
+    lie: OnceLock<Lie>,
+    lied: Arc<Notify>,
 }
 
 /// A prompt on its way to a worker, with every default filled.
@@ -72,9 +76,10 @@ pub(crate) struct Filled {
 }
 
 impl Replica {
-    pub(crate) fn new(worker: WorkerName, channel: Channel, card: Card) -> Self {
-        let client = WorkerClient::new(channel);
-        Self { worker, client, card, in_flight: Arc::default(), draining: AtomicBool::new(false) }
+    /// One that takes calls. `lied` is told when it breaks the protocol.
+    pub(crate) fn new(worker: WorkerName, channel: Channel, card: Card, lied: Arc<Notify>) -> Self {
+        let (client, draining) = (WorkerClient::new(channel), AtomicBool::new(false));
+        Self { worker, client, card, in_flight: Arc::default(), draining, lie: OnceLock::new(), lied }
     }
 
     /// Whose it is.
@@ -89,7 +94,13 @@ impl Replica {
 
     /// Calls that have not ended; None while it takes no new ones.
     pub(crate) fn load(&self) -> Option<usize> {
-        (!self.draining.load(Ordering::Relaxed)).then(|| self.in_flight.load(Ordering::Relaxed))
+        let open = self.problem().is_none() && !self.draining.load(Ordering::Relaxed);
+        open.then(|| self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// Why it gets no calls any more.
+    pub(crate) fn problem(&self) -> Option<&Lie> {
+        self.lie.get()
     }
 
     /// Whether it takes new calls, as its membership tells.
@@ -118,9 +129,13 @@ impl Replica {
         }
     }
 
-    /// A worker that breaks the protocol is not to be believed any further.
-    fn liar(&self, lie: events::Lie) -> Failure {
-        tracing::error!(worker = %self.worker, %lie, "worker broke the protocol");
+    /// A worker that breaks the protocol is not to be believed any further: it gets no more calls, whatever it has in
+    /// flight goes on under the same checks.
+    fn liar(&self, lie: Lie) -> Failure {
+        tracing::error!(worker = %self.worker, %lie, "worker broke the protocol and gets no work until it joins again");
+        if self.lie.set(lie).is_ok() {
+            self.lied.notify_one();
+        }
         lost()
     }
 }
@@ -186,6 +201,6 @@ fn sampling(filled: &Filled) -> SamplingParams {
         min_tokens: filled.min_tokens,
         ignore_eos: filled.ignore_eos,
         stop_token_ids: filled.stop_token_ids.clone(),
-        top_logprobs: 0,
+        top_logprobs: None,
     }
 }

@@ -26,6 +26,59 @@ pub struct Request {
     pub sampling: Sampling,
     /// Texts that end the answer.
     pub stop: Stop,
+    /// What the answer must look like, beside what tools ask.
+    pub constraint: Option<Constraint>,
+    /// What the model may call.
+    pub tools: Tools,
+}
+
+/// A language that an answer must be a word of; the worker's grammar engine holds the model to it, token by token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Constraint {
+    /// JSON that is valid by this JSON Schema.
+    JsonSchema(String),
+    /// A regular expression, matched whole.
+    Regex(String),
+    /// A context-free grammar, as llguidance's dialect of Lark has it.
+    Grammar(String),
+}
+
+/// The functions that a model may call. Without definitions there are no calls.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tools {
+    /// Names are unique.
+    pub definitions: Vec<Tool>,
+    /// Whether it must.
+    pub choice: ToolChoice,
+    /// Whether one answer may have several calls.
+    pub parallel: bool,
+}
+
+/// A function that a model may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tool {
+    /// 1 to 64 of `a-z A-Z 0-9 _ -`.
+    pub name: String,
+    /// What it is good for, told to the model.
+    pub description: Option<String>,
+    /// A JSON Schema of its arguments; an object.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+    /// Whether arguments must be valid by the schema also where the model was free to call or not.
+    pub strict: bool,
+}
+
+/// Whether a model calls tools.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As it likes.
+    #[default]
+    Auto,
+    /// It does not.
+    None,
+    /// It does, one or another.
+    Required,
+    /// It calls this one.
+    Named(String),
 }
 
 /// What a model goes on from.
@@ -59,6 +112,28 @@ pub struct Message {
     pub name: Option<String>,
     /// What is said.
     pub content: String,
+    /// What an assistant's turn called.
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call a tool's turn answers.
+    pub tool_call_id: Option<String>,
+}
+
+impl Message {
+    /// A turn of text.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, name: None, content: content.into(), tool_calls: Vec::new(), tool_call_id: None }
+    }
+}
+
+/// A call that a model has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Unique in its conversation.
+    pub id: String,
+    /// The tool's.
+    pub name: String,
+    /// JSON text, as the model wrote it.
+    pub arguments: String,
 }
 
 /// Who speaks.
@@ -70,6 +145,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// The result of a call.
+    Tool,
 }
 
 impl Role {
@@ -79,6 +156,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -114,6 +192,8 @@ pub struct Sampling {
     pub ignore_eos: bool,
     /// Ids that end the answer.
     pub stop_token_ids: Vec<u32>,
+    /// Log-probabilities wanted: each token's own, and so many of the most likely ones beside it (0 to 20).
+    pub top_logprobs: Option<u32>,
 }
 
 /// Texts that end an answer.
@@ -126,12 +206,54 @@ pub struct Stop {
 }
 
 /// A piece of an answer. The last one has a finish, and nothing follows it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delta {
     /// Whole characters; may be empty.
     pub text: String,
+    /// Of the tokens that came since the piece before, where asked for. Their text may still be held back.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Calls begun or continued.
+    pub tool_calls: Vec<ToolCallDelta>,
     /// Why and at what cost it ended.
     pub finish: Option<Finish>,
+}
+
+/// How likely a token was, before temperature and filters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: RankedToken,
+    /// The most likely tokens at its place, in order.
+    pub top: Vec<RankedToken>,
+}
+
+/// A token and how likely it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RankedToken {
+    /// Its bytes, which need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm.
+    pub logprob: f32,
+}
+
+/// A piece of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCallDelta {
+    /// Which of the answer's calls, from 0.
+    pub index: u32,
+    /// Id and name, with its first piece.
+    pub start: Option<ToolCallStart>,
+    /// More of its arguments' JSON text.
+    pub arguments: String,
+}
+
+/// The beginning of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCallStart {
+    /// Unique.
+    pub id: String,
+    /// The tool's.
+    pub name: String,
 }
 
 /// The end of an answer.
@@ -150,6 +272,8 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
+    /// The model waits for the results of its calls.
+    ToolCalls,
 }
 
 /// Tokens taken and made.

@@ -169,6 +169,7 @@ fn piece(delta: Delta) -> wire::GenerateResponse {
     let reason = delta.finish.as_ref().map_or(wire::FinishReason::Unspecified, |finish| match finish.reason {
         FinishReason::Stop => wire::FinishReason::Stop,
         FinishReason::Length => wire::FinishReason::Length,
+        FinishReason::ToolCalls => wire::FinishReason::ToolCalls,
     });
     let usage = delta.finish.map(|finish| wire::Usage {
         prompt_tokens: finish.usage.prompt_tokens,

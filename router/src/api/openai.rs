@@ -17,7 +17,7 @@ use super::head::Head;
 use super::json::{Field, Object};
 use super::{Api, Notes, Reply, not_found};
 use crate::metrics::{Observation, Route};
-use crate::request::{Failure, Input, Request, Sampling, Stop};
+use crate::request::{Failure, Input, Request, Sampling, Stop, Tools};
 
 pub(super) use error::render as render_error;
 
@@ -159,6 +159,8 @@ fn requests(ask: Ask, call: &Call<'_>) -> Vec<Request> {
         input,
         sampling: ask.sampling.clone(),
         stop: ask.stop.clone(),
+        constraint: None,
+        tools: Tools::default(),
     };
     ask.inputs.into_iter().enumerate().map(request).collect()
 }

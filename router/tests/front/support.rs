@@ -67,7 +67,7 @@ impl Call {
     pub(crate) async fn tokens(&mut self, ids: Vec<u32>) {
         let position = self.said;
         self.said += ids.len() as u64;
-        self.send(position, Some(worker_generate_event::Event::Tokens(Tokens { ids }))).await;
+        self.send(position, Some(worker_generate_event::Event::Tokens(Tokens { ids, logprobs: Vec::new() }))).await;
     }
 
     /// Says a text.
@@ -100,7 +100,7 @@ impl Call {
     pub(crate) async fn babble(mut self) {
         loop {
             let ids = ids(&"x".repeat(4000));
-            let event = worker_generate_event::Event::Tokens(Tokens { ids });
+            let event = worker_generate_event::Event::Tokens(Tokens { ids, logprobs: Vec::new() });
             let said =
                 self.events.send(Ok(WorkerGenerateEvent { sequence_number: self.said, event: Some(event) })).await;
             if said.is_err() {

@@ -95,7 +95,7 @@ fn sampling_of(sampling: wire::SamplingParams) -> Result<SamplingParams, Status>
         stop_token_ids,
         top_logprobs,
     } = sampling;
-    if top_logprobs > 0 {
+    if top_logprobs.is_some() {
         return Err(not_served("top_logprobs"));
     }
     // A map has no order of its own; what is computed must not depend on one.

@@ -40,7 +40,10 @@ impl Generation {
         Some(match event {
             Event::Tokens { first_position, ids } => {
                 self.position = first_position + ids.len() as u64;
-                Ok(message(first_position, worker_generate_event::Event::Tokens(wire::Tokens { ids })))
+                Ok(message(
+                    first_position,
+                    worker_generate_event::Event::Tokens(wire::Tokens { ids, logprobs: Vec::new() }),
+                ))
             }
             Event::Finished(account) => {
                 Ok(message(self.position, worker_generate_event::Event::Finished(finished(account))))

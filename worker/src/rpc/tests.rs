@@ -112,7 +112,7 @@ async fn what_is_wrong_or_not_served_is_refused_by_name() {
         (|r| r.adapter_digest = "a".into(), InvalidRequest, "adapter_digest"),
         (|r| r.constraint = Some(Constraint { kind: None }), InvalidRequest, "constraint"),
         (|r| r.sampling = None, InvalidRequest, "sampling"),
-        (|r| r.sampling.as_mut().unwrap().top_logprobs = 1, InvalidRequest, "top_logprobs"),
+        (|r| r.sampling.as_mut().unwrap().top_logprobs = Some(1), InvalidRequest, "top_logprobs"),
         (|r| r.sampling.as_mut().unwrap().temperature = f32::NAN, InvalidRequest, "temperature"),
         (|r| r.sampling.as_mut().unwrap().top_p = 0.0, InvalidRequest, "top_p"),
         (|r| r.sampling.as_mut().unwrap().max_tokens = 0, InvalidRequest, "max_tokens"),

@@ -5,7 +5,7 @@ use penstock_proto::{DataClass, ModelName, Priority, TenantName};
 
 use crate::api::bounds::{self, Range};
 use crate::api::head::Head;
-use crate::request::{Chat, Failure, Input, Message, Request, Sampling, Stop};
+use crate::request::{Chat, Failure, Input, Message, Request, Sampling, Stop, Tools};
 
 /// The request of a message under its head.
 pub(super) fn request(message: wire::GenerateRequest, head: &Head, tenant: TenantName) -> Result<Request, Failure> {
@@ -20,6 +20,8 @@ pub(super) fn request(message: wire::GenerateRequest, head: &Head, tenant: Tenan
         input: input(message.input)?,
         sampling: sampling(message.sampling.unwrap_or_default())?,
         stop: stop(message.stop, message.include_stop)?,
+        constraint: None,
+        tools: Tools::default(),
     })
 }
 
@@ -41,7 +43,7 @@ fn conversation(chat: wire::Chat) -> Result<Chat, Failure> {
     let messages = chat.messages.into_iter().enumerate().map(|(at, message)| {
         let role = bounds::role(&format!("messages[{at}].role"), &message.role)?;
         let name = (!message.name.is_empty()).then_some(message.name);
-        Ok(Message { role, name, content: message.content })
+        Ok(Message { name, ..Message::new(role, message.content) })
     });
     Ok(Chat {
         messages: messages.collect::<Result<_, Failure>>()?,
@@ -84,6 +86,7 @@ fn sampling(given: wire::Sampling) -> Result<Sampling, Failure> {
         min_tokens: given.min_tokens,
         ignore_eos: given.ignore_eos,
         stop_token_ids: given.stop_token_ids,
+        top_logprobs: None,
     })
 }
 

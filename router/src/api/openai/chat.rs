@@ -43,14 +43,14 @@ fn message(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Message, Fail
     let content = match (object.take("content"), role) {
         (Some(content), _) => text(&content)?,
         (None, Role::Assistant) => String::new(),
-        (None, Role::System | Role::User) => {
+        (None, Role::System | Role::User | Role::Tool) => {
             let path = format!("{}.content", field.path());
             return Err(Failure::field(path.clone(), format!("{path} must be a string or an array of parts")));
         }
     };
     let name = object.take("name").map(|field| field.string()).transpose()?;
     ignored.extend(object.left());
-    Ok(Message { role, name, content })
+    Ok(Message { name, ..Message::new(role, content) })
 }
 
 /// A string, or parts of text with line ends between them, as vLLM joins them.
@@ -119,9 +119,8 @@ mod tests {
                 {"role":"assistant","content":null,"refusal":null,"tool_calls":[],"annotations":[]}]"#,
         );
         let message = |role, name: Option<&str>, content: &str| Message {
-            role,
             name: name.map(str::to_owned),
-            content: content.to_owned(),
+            ..Message::new(role, content)
         };
         let expected = vec![
             message(Role::System, None, "be kind"),

@@ -31,6 +31,7 @@ pub(super) fn decode(
             .map(|field| field.token_ids(bounds::STOP_IDS))
             .transpose()?
             .unwrap_or_default(),
+        top_logprobs: None,
     };
     Ok((sampling, name))
 }
@@ -139,6 +140,7 @@ mod tests {
             min_tokens: 2,
             ignore_eos: true,
             stop_token_ids: vec![1],
+            top_logprobs: None,
         };
         assert_eq!((sampling, name), (expected, "max_completion_tokens"));
         assert_eq!(decoded(r#"{"temperature":null}"#).unwrap(), (Sampling::default(), "max_tokens"));
