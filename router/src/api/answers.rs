@@ -49,15 +49,16 @@ impl Api {
         Ok(Answers { choices, open, prompt_tokens, observation })
     }
 
-    /// Finds the model of what was decoded, notes it, and starts the one choice of its answer.
-    pub(super) async fn answer_one(
+    /// Finds the model of a request that was decoded, notes it, and starts the one choice of its answer. What the face
+    /// wants beside the request comes back.
+    pub(super) async fn answer_one<T>(
         &self,
-        decoded: Result<Request, Failure>,
+        decoded: Result<(Request, T), Failure>,
         notes: &mut Notes,
         mut observation: Observation,
-    ) -> Result<(Arc<Model>, Answers), Failure> {
-        let found = decoded.and_then(|request| Ok((self.dispatch.model(&request.model)?, request)));
-        let (model, request) = match found {
+    ) -> Result<(Arc<Model>, Answers, T), Failure> {
+        let found = decoded.and_then(|(request, beside)| Ok((self.dispatch.model(&request.model)?, request, beside)));
+        let (model, request, beside) = match found {
             Ok(found) => found,
             Err(failure) => {
                 observation.failed(&failure);
@@ -67,7 +68,7 @@ impl Api {
         notes.target = Some(model.name.clone());
         observation.targets(&model.name);
         let answers = self.answers(&model, vec![request], observation).await?;
-        Ok((model, answers))
+        Ok((model, answers, beside))
     }
 }
 

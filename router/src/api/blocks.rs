@@ -26,7 +26,10 @@ pub(super) enum Progress<'a> {
     /// More of a call's arguments.
     Arguments(&'a str),
     /// It is whole.
-    Done,
+    Done {
+        /// Whether the answer ends with it.
+        last: bool,
+    },
 }
 
 /// The blocks of an answer so far. A block ends where another begins; the last one ends with the answer.
@@ -49,7 +52,7 @@ impl Blocks {
             self.call(call, &mut tell);
         }
         if delta.finish.is_some() {
-            self.close(&mut tell);
+            self.close(true, &mut tell);
         }
     }
 
@@ -87,14 +90,14 @@ impl Blocks {
     }
 
     fn begin(&mut self, block: Block, tell: &mut impl FnMut(usize, &Block, Progress<'_>)) {
-        self.close(tell);
+        self.close(false, tell);
         self.open = true;
         self.blocks.push(block);
         let at = self.blocks.len() - 1;
         tell(at, &self.blocks[at], Progress::Begun);
     }
 
-    fn close(&mut self, tell: &mut impl FnMut(usize, &Block, Progress<'_>)) {
+    fn close(&mut self, last: bool, tell: &mut impl FnMut(usize, &Block, Progress<'_>)) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
@@ -102,7 +105,7 @@ impl Blocks {
         if let Block::Text { logprobs, .. } = &mut self.blocks[at] {
             logprobs.append(&mut self.logprobs);
         }
-        tell(at, &self.blocks[at], Progress::Done);
+        tell(at, &self.blocks[at], Progress::Done { last });
     }
 }
 
@@ -144,13 +147,13 @@ mod tests {
                     Progress::Begun => format!("{at} begun"),
                     Progress::Text { text, .. } => format!("{at} {text}"),
                     Progress::Arguments(text) => format!("{at} {text}"),
-                    Progress::Done => format!("{at} done"),
+                    Progress::Done { last } => format!("{at} done {last}"),
                 });
             });
         }
         let expected = [
-            "0 begun", "0 let me ", "0 see", "0 done", "1 begun", "1 {\"a\"", "1 :1}", "1 done", "2 begun", "2 {}",
-            "2 done",
+            "0 begun", "0 let me ", "0 see", "0 done false", "1 begun", "1 {\"a\"", "1 :1}", "1 done false", "2 begun", "2 {}",
+            "2 done true",
         ];
         assert_eq!(told, expected);
         let call = |id: &str, name: &str, arguments: &str| {
@@ -170,7 +173,7 @@ mod tests {
         let mut told = Vec::new();
         let mut counts = |_: usize, _: &Block, progress: Progress<'_>| match progress {
             Progress::Text { logprobs, .. } => told.push(logprobs.len()),
-            Progress::Begun | Progress::Arguments(_) | Progress::Done => {}
+            Progress::Begun | Progress::Arguments(_) | Progress::Done { .. } => {}
         };
         blocks.take(Delta { logprobs: vec![logprob(0xc3)], ..Delta::default() }, &mut counts);
         blocks.take(Delta { logprobs: vec![logprob(0xa9)], ..said("é") }, &mut counts);
