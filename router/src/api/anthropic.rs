@@ -1,6 +1,6 @@
 //! Anthropic's face: messages → one [`Request`](crate::request::Request), pieces of its answer → a message or its events.
 
-mod decode;
+pub(super) mod decode;
 mod encode;
 mod error;
 mod tools;
@@ -16,7 +16,6 @@ use super::{Api, Notes, Reply, events, not_found};
 use crate::metrics::{Observation, Route};
 use crate::request::Failure;
 
-pub(super) use decode::{ABOUT, UNSERVED};
 pub(super) use error::render as render_error;
 
 /// The response header in which Anthropic's clients look for an id.

@@ -21,7 +21,7 @@ use crate::request::{Failure, Input, Request, Sampling, Stop, Tools};
 pub(super) use error::render as render_error;
 
 /// What a body asks for.
-struct Ask {
+pub(super) struct Ask {
     model: ModelName,
     /// One choice of the answer each.
     inputs: Vec<Input>,
@@ -43,7 +43,7 @@ enum Delivery {
 
 /// The two kinds of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Chat,
     Completion,
 }
@@ -130,7 +130,7 @@ pub(super) fn renamed(failure: Failure, name: &'static str) -> Failure {
     }
 }
 
-fn decode(kind: Kind, body: &[u8], ignored: &mut Vec<String>) -> Result<Ask, Failure> {
+pub(super) fn decode(kind: Kind, body: &[u8], ignored: &mut Vec<String>) -> Result<Ask, Failure> {
     let mut object = Object::body(body)?;
     let ask = match kind {
         Kind::Chat => chat::decode(&mut object, ignored)?,

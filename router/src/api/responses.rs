@@ -1,7 +1,7 @@
 //! OpenAI's Responses, stateless: items → one [`Request`](crate::request::Request), pieces of its answer → a response
 //! object or its events. Nothing is stored, so nothing can be gone on from.
 
-mod decode;
+pub(super) mod decode;
 mod encode;
 mod format;
 mod items;
@@ -17,7 +17,6 @@ use super::{Api, Notes, Reply, events, not_found};
 use crate::metrics::{Observation, Route};
 use crate::request::Failure;
 
-pub(super) use decode::UNSERVED;
 
 /// Which call of the face a method and a path mean.
 pub(super) fn route(method: &Method, path: &str) -> Route {

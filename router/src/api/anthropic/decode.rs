@@ -22,13 +22,14 @@ pub(in crate::api) const UNSERVED: &[Unserved] = &[
     ("output_format", &[]),
     ("inference_geo", &[]),
     ("speed", &[r#""standard""#]),
+    ("diagnostics", &[]),
 ];
 
 /// Fields that change no answer, and of which nothing is kept. Prefixes are cached whether they are marked or not.
-pub(in crate::api) const ABOUT: &[&str] = &["metadata", "cache_control"];
+pub(in crate::api) const ABOUT: &[&str] = &["metadata", "cache_control", "user_profile_id"];
 
 /// Reads the body of a message: what it asks for and whether as events. What nobody knows goes to `ignored`.
-pub(super) fn message(body: &[u8], ignored: &mut Vec<String>) -> Result<(Asked, bool), Failure> {
+pub(in crate::api) fn message(body: &[u8], ignored: &mut Vec<String>) -> Result<(Asked, bool), Failure> {
     let mut object = Object::body(body)?;
     let mut asked = prompt(&mut object, ignored)?;
     asked.sampling = sampling(&mut object)?;
@@ -39,7 +40,7 @@ pub(super) fn message(body: &[u8], ignored: &mut Vec<String>) -> Result<(Asked, 
 }
 
 /// Reads the body of a count.
-pub(super) fn count(body: &[u8], ignored: &mut Vec<String>) -> Result<Asked, Failure> {
+pub(in crate::api) fn count(body: &[u8], ignored: &mut Vec<String>) -> Result<Asked, Failure> {
     let mut object = Object::body(body)?;
     let asked = prompt(&mut object, ignored)?;
     rest(object, ignored)?;

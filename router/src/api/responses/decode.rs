@@ -25,7 +25,13 @@ pub(in crate::api) const UNSERVED: &[Unserved] = &[
     ("max_tool_calls", &[]),
     ("context_management", &["[]"]),
     ("moderation", &[]),
+    ("access_programs", &[]),
+    ("background_options", &[]),
+    ("image", &[]),
 ];
+
+/// Fields that change no answer, and of which nothing is kept. Prefixes are cached whether they are marked or not.
+pub(in crate::api) const ABOUT: &[&str] = &["prompt_cache_options"];
 
 /// Of `metadata`: pairs, and bytes of the whole.
 const METADATA: (usize, usize) = (16, 16 << 10);
@@ -33,7 +39,7 @@ const METADATA: (usize, usize) = (16, 16 << 10);
 const WHO: usize = 512;
 
 /// What a body asks for.
-pub(super) struct Asking {
+pub(in crate::api) struct Asking {
     pub(super) asked: Asked,
     /// What of it the response says again.
     pub(super) echo: Echo,
@@ -41,7 +47,7 @@ pub(super) struct Asking {
 }
 
 /// Reads the body; what nobody knows goes to `ignored`.
-pub(super) fn response(body: &[u8], ignored: &mut Vec<String>) -> Result<Asking, Failure> {
+pub(in crate::api) fn response(body: &[u8], ignored: &mut Vec<String>) -> Result<Asking, Failure> {
     let mut object = Object::body(body)?;
     let asking = read(&mut object, ignored)?;
     ignored.extend(object.left());
@@ -57,6 +63,7 @@ fn read(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Asking, Fa
     let sampling = sampling(object)?;
     let streams = object.read("stream", Field::bool)?.unwrap_or(false);
     unserved::check(object, UNSERVED)?;
+    ABOUT.iter().for_each(|name| drop(object.take(name)));
     let echo = Echo {
         instructions,
         max_output_tokens: sampling.max_tokens,

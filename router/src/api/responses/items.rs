@@ -111,8 +111,8 @@ impl Reader<'_> {
             return Err(kind.refuse(format!("must be {} here; {shown:?} is not served", kinds.join(" or "))));
         }
         let text = object.need(if word == "refusal" { "refusal" } else { "text" })?.string()?;
-        // Of parts that came from a response.
-        ["annotations", "logprobs"].iter().for_each(|name| drop(object.take(name)));
+        // Of parts that came from a response, and a mark for a cache that needs none.
+        ["annotations", "logprobs", "prompt_cache_breakpoint"].iter().for_each(|name| drop(object.take(name)));
         self.ignored.extend(object.left());
         Ok(text)
     }
