@@ -1,7 +1,7 @@
 //! The faces' common part: what a request's head says, which face it is for, what every answer's head says.
 
-mod anthropic;
 mod answers;
+mod anthropic;
 mod blocks;
 mod bounds;
 mod calling;

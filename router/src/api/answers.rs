@@ -1,16 +1,15 @@
 //! The choices of one answer as one stream, watched by the request's observation. Every face takes its answers from here.
 
+use std::sync::Arc;
+
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, select_all};
-
-use std::sync::Arc;
-
 use penstock_proto::ErrorCode;
 
 use super::Api;
-use super::blocks::Blocks;
 use super::Notes;
+use super::blocks::Blocks;
 use crate::fleet::Model;
 use crate::metrics::Observation;
 use crate::request::{Delta, Failure, Finish, Request};

@@ -65,12 +65,7 @@ impl Api {
         result
     }
 
-    async fn message(
-        &self,
-        call: &Call<'_>,
-        notes: &mut Notes,
-        observation: Observation,
-    ) -> Result<Reply, Failure> {
+    async fn message(&self, call: &Call<'_>, notes: &mut Notes, observation: Observation) -> Result<Reply, Failure> {
         let decoded = decode::message(&call.body, &mut notes.ignored);
         let decoded = decoded.map(|(asked, streams)| (call.request(asked), streams));
         let (model, answers, streams) = self.answer_one(decoded, notes, observation).await?;

@@ -152,7 +152,16 @@ mod tests {
             });
         }
         let expected = [
-            "0 begun", "0 let me ", "0 see", "0 done false", "1 begun", "1 {\"a\"", "1 :1}", "1 done false", "2 begun", "2 {}",
+            "0 begun",
+            "0 let me ",
+            "0 see",
+            "0 done false",
+            "1 begun",
+            "1 {\"a\"",
+            "1 :1}",
+            "1 done false",
+            "2 begun",
+            "2 {}",
             "2 done true",
         ];
         assert_eq!(told, expected);
@@ -165,10 +174,8 @@ mod tests {
 
     #[test]
     fn log_probabilities_go_with_the_text_that_comes_after_them() {
-        let logprob = |byte: u8| TokenLogprob {
-            token: RankedToken { bytes: vec![byte], logprob: -0.5 },
-            top: Vec::new(),
-        };
+        let logprob =
+            |byte: u8| TokenLogprob { token: RankedToken { bytes: vec![byte], logprob: -0.5 }, top: Vec::new() };
         let mut blocks = Blocks::default();
         let mut told = Vec::new();
         let mut counts = |_: usize, _: &Block, progress: Progress<'_>| match progress {

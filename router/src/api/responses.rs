@@ -17,7 +17,6 @@ use super::{Api, Notes, Reply, events, not_found};
 use crate::metrics::{Observation, Route};
 use crate::request::Failure;
 
-
 /// Which call of the face a method and a path mean.
 pub(super) fn route(method: &Method, path: &str) -> Route {
     match (method.as_str(), path) {

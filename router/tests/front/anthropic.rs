@@ -169,10 +169,11 @@ async fn every_refusal_of_the_face_has_its_shape() {
         assert_eq!(refusal(front.post(MESSAGES, body).await).await, invalid(param));
     }
     let mut client = front.client().await;
-    let ask = async |client: &mut crate::support::Client, method, path: &str, headers: &[(&str, &str)], body: String| {
-        let (status, kind, code, _) = refusal(client.ask(method, path, headers, body).await).await;
-        (status, kind, code)
-    };
+    let ask =
+        async |client: &mut crate::support::Client, method, path: &str, headers: &[(&str, &str)], body: String| {
+            let (status, kind, code, _) = refusal(client.ask(method, path, headers, body).await).await;
+            (status, kind, code)
+        };
     let said = |status: u16, kind: &str, code: &str| (status, kind.to_owned(), code.to_owned());
     let unknown = message(json!({"model": "owl"})).to_string();
     assert_eq!(

@@ -40,7 +40,8 @@ async fn a_response_is_folded_from_what_it_streams() {
 
     let part = json!({"type": "output_text", "text": "Paris.", "annotations": [], "logprobs": []});
     let item = &folded["output"][0];
-    let expected = json!([{"id": item["id"], "type": "message", "status": "completed", "role": "assistant", "content": [part]}]);
+    let expected =
+        json!([{"id": item["id"], "type": "message", "status": "completed", "role": "assistant", "content": [part]}]);
     assert_eq!(folded["output"], expected);
     assert!(folded["id"].as_str().unwrap().starts_with("resp_") && item["id"].as_str().unwrap().starts_with("msg_"));
     let prompt = "system:be kind;user:hi;>".len();
@@ -86,7 +87,10 @@ async fn a_response_is_folded_from_what_it_streams() {
     let text: String = deltas.map(|(_, data)| data["delta"].as_str().unwrap()).collect();
     assert_eq!(text, "Paris.");
     let created = &events[0].1["response"];
-    assert_eq!((&created["status"], &created["output"], &created["usage"]), (&json!("in_progress"), &json!([]), &Value::Null));
+    assert_eq!(
+        (&created["status"], &created["output"], &created["usage"]),
+        (&json!("in_progress"), &json!([]), &Value::Null)
+    );
     let (_, completed) = events.last().unwrap();
     let mut whole = completed["response"].clone();
     // What two answers can differ in.

@@ -122,7 +122,8 @@ impl Encode for Events {
 }
 
 fn block_event(out: &mut BytesMut, index: usize, block: &Block, progress: Progress<'_>) {
-    let mut piece = |delta| events::write(out, "content_block_delta", &BlockDelta { r#type: "content_block_delta", index, delta });
+    let mut piece =
+        |delta| events::write(out, "content_block_delta", &BlockDelta { r#type: "content_block_delta", index, delta });
     match progress {
         Progress::Text { text, .. } => piece(Piece::TextDelta { text }),
         Progress::Arguments(partial_json) => piece(Piece::InputJsonDelta { partial_json }),
@@ -130,7 +131,9 @@ fn block_event(out: &mut BytesMut, index: usize, block: &Block, progress: Progre
             let start = json!({"type": "content_block_start", "index": index, "content_block": whole(block)});
             events::write(out, "content_block_start", &start);
         }
-        Progress::Done { .. } => events::write(out, "content_block_stop", &json!({"type": "content_block_stop", "index": index})),
+        Progress::Done { .. } => {
+            events::write(out, "content_block_stop", &json!({"type": "content_block_stop", "index": index}))
+        }
     }
 }
 
@@ -223,9 +226,17 @@ mod tests {
         let text = std::str::from_utf8(&out).unwrap();
         let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
         let expected = [
-            "message_start", "ping", "content_block_start", "content_block_delta", "content_block_stop",
-            "content_block_start", "content_block_delta", "content_block_delta", "content_block_stop",
-            "message_delta", "message_stop",
+            "message_start",
+            "ping",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
         ];
         assert_eq!(names, expected);
         for line in [

@@ -24,7 +24,10 @@ pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Resu
     }
     if reader.turns.last().is_some_and(|turn| turn.role == Role::Assistant) {
         let path = format!("{}.role", last.path());
-        return Err(Failure::field(path.clone(), format!("{path} must be user: going on from an answer is not served")));
+        return Err(Failure::field(
+            path.clone(),
+            format!("{path} must be user: going on from an answer is not served"),
+        ));
     }
     Ok(reader.turns)
 }
@@ -185,10 +188,8 @@ mod tests {
             name: "look".to_owned(),
             arguments: arguments.to_owned(),
         };
-        let result = |id: &str, text: &str| Message {
-            tool_call_id: Some(id.to_owned()),
-            ..Message::new(Role::Tool, text)
-        };
+        let result =
+            |id: &str, text: &str| Message { tool_call_id: Some(id.to_owned()), ..Message::new(Role::Tool, text) };
         let expected = [
             Message::new(Role::System, "be\nkind"),
             Message::new(Role::User, "hi"),
@@ -213,10 +214,7 @@ mod tests {
             (r#"[{"role":"user"}]"#.to_owned(), "messages[0].content"),
             (r#"[{"role":"user","content":[]}]"#.to_owned(), "messages[0].content"),
             (r#"[{"role":"user","content":5}]"#.to_owned(), "messages[0].content"),
-            (
-                r#"[{"role":"user","content":[{"type":"image","source":{}}]}]"#.to_owned(),
-                "messages[0].content[0].type",
-            ),
+            (r#"[{"role":"user","content":[{"type":"image","source":{}}]}]"#.to_owned(), "messages[0].content[0].type"),
             (r#"[{"role":"user","content":[{"type":"document"}]}]"#.to_owned(), "messages[0].content[0].type"),
             (
                 r#"[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t"}]}]"#.to_owned(),

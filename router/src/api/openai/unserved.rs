@@ -71,8 +71,15 @@ pub(in crate::api) const MESSAGE: &[Unserved] = &[
 ];
 
 /// Fields that say who asks and what for: they change no answer, and nothing is kept of them.
-pub(in crate::api) const ABOUT: &[&str] =
-    &["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "store"];
+pub(in crate::api) const ABOUT: &[&str] = &[
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "store",
+];
 
 /// Values longer than this ask for something.
 const NOTHING_LIMIT: usize = 64;

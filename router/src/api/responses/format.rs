@@ -69,7 +69,8 @@ mod tests {
         assert_eq!(decoded(r#"{"text":{"format":{"type":"text"},"verbosity":"medium"}}"#).unwrap().constraint, None);
         let object = decoded(r#"{"text":{"format":{"type":"json_object"}}}"#).unwrap();
         assert_eq!(object.constraint, Some(Constraint::JsonSchema(OBJECT.into())));
-        let schema = r#"{"text":{"format":{"type":"json_schema","name":"n","schema":{"type":"number"},"strict":true}}}"#;
+        let schema =
+            r#"{"text":{"format":{"type":"json_schema","name":"n","schema":{"type":"number"},"strict":true}}}"#;
         let schema = decoded(schema).unwrap();
         assert_eq!(schema.constraint, Some(Constraint::JsonSchema(r#"{"type":"number"}"#.into())));
         assert_eq!(schema.echo["format"]["schema"], json!({"type": "number"}));

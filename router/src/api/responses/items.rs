@@ -47,9 +47,8 @@ impl Reader<'_> {
             Some(other) => {
                 let shown: String = other.chars().take(32).collect();
                 let path = object.path("type");
-                let message = format!(
-                    "{path} must be message, function_call or function_call_output; {shown:?} is not served"
-                );
+                let message =
+                    format!("{path} must be message, function_call or function_call_output; {shown:?} is not served");
                 return Err(Failure::field(path, message));
             }
         }

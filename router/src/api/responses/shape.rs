@@ -149,9 +149,7 @@ pub(super) fn part(block: &Block) -> Value {
 
 /// Log-probabilities as OpenAI writes them.
 pub(super) fn tokens(logprobs: &[TokenLogprob]) -> Vec<Value> {
-    let ranked = |token: &RankedToken| {
-        json!({"token": String::from_utf8_lossy(&token.bytes), "bytes": token.bytes, "logprob": token.logprob})
-    };
+    let ranked = |token: &RankedToken| json!({"token": String::from_utf8_lossy(&token.bytes), "bytes": token.bytes, "logprob": token.logprob});
     let token = |logprob: &TokenLogprob| {
         let mut token = ranked(&logprob.token);
         token["top_logprobs"] = logprob.top.iter().map(ranked).collect();

@@ -24,27 +24,30 @@ fn decode(path: &str, body: &Value) -> Option<Result<Vec<String>, Failure>> {
     Some(decoded.map(|()| ignored))
 }
 
-/// What must be there, and what other fields go with.
-fn base(path: &str, name: &str) -> Value {
+/// What must be there.
+fn base(path: &str) -> Value {
     let messages = json!([{"role": "user", "content": "hi"}]);
-    let mut body = match path {
+    match path {
         "/v1/completions" => json!({"model": "m", "prompt": "hi"}),
         "/v1/responses" => json!({"model": "m", "input": "hi"}),
         "/v1/messages" => json!({"model": "m", "messages": messages, "max_tokens": 5}),
         _ => json!({"model": "m", "messages": messages}),
-    };
-    match name {
-        "stream_options" => body["stream"] = json!(true),
-        "top_logprobs" if path == "/v1/chat/completions" => body["logprobs"] = json!(true),
-        _ => {}
     }
-    body
 }
 
-fn with(path: &str, name: &str, value: Value) -> Option<Result<Vec<String>, Failure>> {
-    let mut body = base(path, name);
+/// A field that another one needs beside it.
+fn companion(path: &str, name: &str) -> Option<&'static str> {
+    match (path, name) {
+        (_, "stream_options") => Some("stream"),
+        ("/v1/chat/completions", "top_logprobs") => Some("logprobs"),
+        _ => None,
+    }
+}
+
+fn with(path: &str, body: &Value, name: &str, value: Value) -> Result<Vec<String>, Failure> {
+    let mut body = body.clone();
     body[name] = value;
-    decode(path, &body)
+    decode(path, &body).expect("the decoder needs no model")
 }
 
 /// A value of a type.
@@ -83,7 +86,11 @@ fn refused_by_name(result: &Result<Vec<String>, Failure>, name: &str) -> bool {
 fn check(call: &Spec, body: &Body) {
     let path = call.path;
     for (name, field, fate) in body.fates() {
-        let decoded = |value: Value| with(path, name, value).expect("the decoder needs no model");
+        let mut body = base(path);
+        if let (Fate::Served, Some(other)) = (fate, companion(path, name)) {
+            body[other] = json!(true);
+        }
+        let decoded = |value: Value| with(path, &body, name, value);
         match (fate, field) {
             (Fate::Served, Some(field)) => {
                 assert!(refused_by_name(&decoded(wrong(&field.of)), name), "{path} {name} is not read");
@@ -102,9 +109,12 @@ fn check(call: &Spec, body: &Body) {
                 }
             }
         }
-        assert!(!refused_by_name(&decoded(Value::Null), name) || field.is_some_and(|field| field.required), "{path} {name}");
+        assert!(
+            !refused_by_name(&decoded(Value::Null), name) || field.is_some_and(|field| field.required),
+            "{path} {name}"
+        );
     }
-    assert_eq!(with(path, "made_up", json!(1)), Some(Ok(vec!["made_up".to_owned()])), "{path}");
+    assert_eq!(with(path, &base(path), "made_up", json!(1)), Ok(vec!["made_up".to_owned()]), "{path}");
 }
 
 #[test]

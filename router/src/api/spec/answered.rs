@@ -191,11 +191,8 @@ const MODEL: &[Field] = &[
 ];
 const MODELS: &[Field] =
     &[must("object", Type::Word(&["list"]), ""), must("data", Type::List(&Type::Object(MODEL), None), "")];
-const TOKENS: &[Field] = &[
-    must("count", COUNT, ""),
-    must("max_model_len", COUNT, ""),
-    must("tokens", Type::List(&COUNT, None), ""),
-];
+const TOKENS: &[Field] =
+    &[must("count", COUNT, ""), must("max_model_len", COUNT, ""), must("tokens", Type::List(&COUNT, None), "")];
 
 const ERROR: &[Field] = &[must(
     "error",

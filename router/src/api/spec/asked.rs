@@ -44,10 +44,7 @@ macro_rules! sampling {
 
 const IDS_ITEM: Type = Type::Whole(0, Some(u32::MAX as i64));
 const STOP: Type = Type::Either(&[Type::Text, Type::List(&Type::Text, Some(bounds::STOPS))]);
-const STREAM_OPTIONS: &[Field] = &[
-    may("include_usage", Type::Flag, "a last chunk with the usage"),
-    may("include_obfuscation", Type::Word(&[]), "refused but for false"),
-];
+const STREAM_OPTIONS: &[Field] = &[may("include_usage", Type::Flag, "a last chunk with the usage")];
 
 pub(super) const CHAT_COMPLETION: Body = Body {
     fields: sampling![
@@ -144,7 +141,11 @@ pub(super) const RESPONSE: Body = Body {
         may("temperature", Type::Number(bounds::TEMPERATURE), "the model's own where left out, else 1"),
         may("top_p", Type::Number(bounds::TOP_P), "the model's own where left out, else 1"),
         may("tools", Type::List(&Type::Object(RESPONSE_TOOL), Some(calling::TOOLS)), "functions"),
-        may("tool_choice", Type::Either(&[Type::Word(&["none", "auto", "required"]), Type::Object(RESPONSE_CHOICE)]), ""),
+        may(
+            "tool_choice",
+            Type::Either(&[Type::Word(&["none", "auto", "required"]), Type::Object(RESPONSE_CHOICE)]),
+            "",
+        ),
         may("parallel_tool_calls", Type::Flag, ""),
         may("text", Type::Object(TEXT), "held to, token by token"),
         STREAM,
@@ -249,12 +250,8 @@ const TURN: &[Field] = &[
     must("content", Type::Either(&[Type::Text, Type::List(&BLOCK, None)]), ""),
 ];
 const BLOCK: Type = Type::Either(&[Type::Object(TEXT_PART), Type::Object(TOOL_USE), Type::Object(TOOL_RESULT)]);
-const TOOL_USE: &[Field] = &[
-    must("type", Type::Word(&["tool_use"]), ""),
-    must("id", Type::Text, ""),
-    NAME,
-    must("input", Type::Free, ""),
-];
+const TOOL_USE: &[Field] =
+    &[must("type", Type::Word(&["tool_use"]), ""), must("id", Type::Text, ""), NAME, must("input", Type::Free, "")];
 const TOOL_RESULT: &[Field] = &[
     must("type", Type::Word(&["tool_result"]), ""),
     must("tool_use_id", Type::Text, ""),

@@ -96,7 +96,9 @@ impl Body {
             fates.push((field.name, Some(field), fate));
         }
         let others = self.unserved.iter().copied().flatten();
-        fates.extend(others.filter(|(name, _)| field(name).is_none()).map(|(name, but)| (*name, None, Fate::Refused(but))));
+        fates.extend(
+            others.filter(|(name, _)| field(name).is_none()).map(|(name, but)| (*name, None, Fate::Refused(but))),
+        );
         let others = self.about.iter().filter(|name| field(name).is_none() && refused(name).is_none());
         fates.extend(others.map(|name| (*name, None, Fate::Ignored)));
         fates
