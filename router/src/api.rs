@@ -1,12 +1,19 @@
 //! The faces' common part: what a request's head says, which face it is for, what every answer's head says.
 
 mod answers;
+mod anthropic;
+mod blocks;
 mod bounds;
+mod calling;
+mod events;
+mod face;
 pub(crate) mod grpc;
 mod guard;
 mod head;
 mod json;
 mod openai;
+mod responses;
+mod spec;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +32,7 @@ use crate::dispatch::Dispatch;
 use crate::metrics::{Metrics, Observation, local};
 use crate::request::Failure;
 use crate::server::{self, Body, RequestBody, full};
-use openai::Call;
+use face::{Call, Face};
 
 /// Names of ignored fields that an answer's head lists, and the longest of them.
 const IGNORED_LIMIT: usize = 32;
@@ -70,20 +77,25 @@ impl Api {
     pub(crate) async fn answer(self: Arc<Self>, request: http::Request<RequestBody>) -> Response<Body> {
         let id = RequestId::generate();
         let client_id = head::client_id(request.headers());
-        let route = openai::route(request.method(), request.uri().path());
+        let face = Face::of(request.uri().path());
+        let route = face.route(request.method(), request.uri().path());
         let observation = self.metrics.observe(route, self.tenant.clone());
         let mut notes = Notes::default();
-        let result = self.reply(request, id, &mut notes, observation).await;
+        let result = self.reply(face, request, id, &mut notes, observation).await;
         if let Err(failure) = &result {
             log(id, failure);
         }
-        let mut response = respond(result);
+        let mut response = respond(result, |failure| face.render_error(failure, id));
         tell(response.headers_mut(), id, client_id, notes);
+        if face == Face::Anthropic {
+            response.headers_mut().insert(anthropic::REQUEST_ID, visible(&id.to_string()));
+        }
         response
     }
 
     async fn reply(
         &self,
+        face: Face,
         request: http::Request<RequestBody>,
         id: RequestId,
         notes: &mut Notes,
@@ -107,7 +119,7 @@ impl Api {
             }
         };
         let call = Call { method: &parts.method, path: parts.uri.path(), head: &head, tenant: &self.tenant, body };
-        self.openai(call, notes, observation).await
+        face.answer(self, call, notes, observation).await
     }
 }
 
@@ -144,7 +156,7 @@ fn visible(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }
 
-fn respond(result: Result<Reply, Failure>) -> Response<Body> {
+fn respond(result: Result<Reply, Failure>, render_error: impl Fn(&Failure) -> Bytes) -> Response<Body> {
     match result {
         Ok(Reply::Json(status, body)) => json(status, body),
         Ok(Reply::Events(events)) => {
@@ -157,7 +169,7 @@ fn respond(result: Result<Reply, Failure>) -> Response<Body> {
         }
         Err(failure) => {
             let status = StatusCode::from_u16(failure.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut response = json(status, openai::render_error(&failure));
+            let mut response = json(status, render_error(&failure));
             if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
                 let seconds = failure.retry_after.unwrap_or(RETRY_AFTER);
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -206,9 +218,9 @@ mod tests {
 
     #[test]
     fn a_busy_answer_says_when_to_come_back() {
-        let response = respond(Err(Failure::new(ErrorCode::NoWorker, "nobody")));
+        let response = respond(Err(Failure::new(ErrorCode::NoWorker, "nobody")), openai::render_error);
         assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &HeaderValue::from(1)));
-        let response = respond(Err(Failure::new(ErrorCode::NotFound, "no")));
+        let response = respond(Err(Failure::new(ErrorCode::NotFound, "no")), openai::render_error);
         assert!(!response.headers().contains_key("retry-after"));
     }
 }

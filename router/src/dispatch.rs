@@ -46,6 +46,8 @@ pub(crate) struct Dispatch {
 pub(crate) struct Answer {
     /// When its worker was first called.
     pub(crate) called: Instant,
+    /// Tokens of its prompt.
+    pub(crate) prompt_tokens: u32,
     first: Delta,
     rest: Answering,
 }
@@ -92,7 +94,7 @@ impl Dispatch {
         let mut rest =
             Answering { events, text: Some(text), pending: Some(event), prompt_tokens, deadline: call.deadline };
         let first = rest.next().await?;
-        Ok(Answer { called, first, rest })
+        Ok(Answer { called, prompt_tokens, first, rest })
     }
 
     /// Encodes beside the async threads what would hold them up.
@@ -255,10 +257,11 @@ impl Answering {
         let text = self.text.as_mut().expect("nothing is asked for after the end");
         match text.push(ids) {
             Step::Text(text) => Delta { text, ..Delta::default() },
-            Step::Stopped(stopped) => {
+            Step::Stopped { text: said, stop } => {
                 let usage =
                     Usage { prompt_tokens: self.prompt_tokens, cached_tokens: 0, completion_tokens: text.received() };
-                Delta { text: stopped, finish: Some(Finish { reason: FinishReason::Stop, usage }), ..Delta::default() }
+                let finish = Finish { reason: FinishReason::Stop, stop: Some(stop), usage };
+                Delta { text: said, finish: Some(finish), ..Delta::default() }
             }
         }
     }
@@ -267,8 +270,9 @@ impl Answering {
         let text = self.text.take().expect("nothing is asked for after the end");
         match text.finish() {
             Step::Text(text) => Delta { text, finish: Some(finish), ..Delta::default() },
-            Step::Stopped(text) => {
-                Delta { text, finish: Some(Finish { reason: FinishReason::Stop, ..finish }), ..Delta::default() }
+            Step::Stopped { text, stop } => {
+                let finish = Finish { reason: FinishReason::Stop, stop: Some(stop), ..finish };
+                Delta { text, finish: Some(finish), ..Delta::default() }
             }
         }
     }

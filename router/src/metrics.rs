@@ -31,6 +31,10 @@ pub(crate) enum Route {
     Health,
     Tokenize,
     Detokenize,
+    Responses,
+    Messages,
+    CountTokens,
+    OpenApi,
     /// Of the gRPC face, as are its models.
     Generate,
     ListModels,
@@ -46,6 +50,10 @@ impl Route {
             Self::Health => "health",
             Self::Tokenize => "tokenize",
             Self::Detokenize => "detokenize",
+            Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::CountTokens => "count_tokens",
+            Self::OpenApi => "openapi",
             Self::Generate => "grpc_generate",
             Self::ListModels => "grpc_list_models",
             Self::Unknown => "unknown",
@@ -336,7 +344,7 @@ mod tests {
         observation.targets(&ModelName::new("m").unwrap());
         observation.called(Instant::now());
         let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 };
-        let finish = Some(Finish { reason: FinishReason::Stop, usage });
+        let finish = Some(Finish { reason: FinishReason::Stop, stop: None, usage });
         observation.passed(&Delta { text: "a".to_owned(), finish, ..Delta::default() });
         observation.done();
         assert!(render(std::slice::from_ref(&registry)).contains("penstock_requests_in_flight 1"));

@@ -261,6 +261,8 @@ pub struct ToolCallStart {
 pub struct Finish {
     /// Why.
     pub reason: FinishReason,
+    /// The stop text that ended it, where one did.
+    pub stop: Option<String>,
     /// Tokens taken and made.
     pub usage: Usage,
 }

@@ -46,9 +46,9 @@ impl TextStream {
             }
             match self.matcher.push(&text) {
                 Step::Text(text) => given.push_str(&text),
-                Step::Stopped(text) => {
+                Step::Stopped { text, stop } => {
                     self.received += (ids.len() - index - 1) as u32;
-                    return Step::Stopped(given + &text);
+                    return Step::Stopped { text: given + &text, stop };
                 }
             }
         }
@@ -61,7 +61,7 @@ impl TextStream {
         let rest = self.detokenizer.finish();
         match self.matcher.push(&rest) {
             Step::Text(text) => Step::Text(text + &self.matcher.finish()),
-            stopped @ Step::Stopped(_) => stopped,
+            stopped @ Step::Stopped { .. } => stopped,
         }
     }
 
@@ -84,13 +84,13 @@ mod tests {
         for chunk in chunks {
             match stream.push(chunk) {
                 Step::Text(text) => all += &text,
-                Step::Stopped(text) => return (all + &text, true, stream.received()),
+                Step::Stopped { text, .. } => return (all + &text, true, stream.received()),
             }
         }
         let received = stream.received();
         match stream.finish() {
             Step::Text(text) => (all + &text, false, received),
-            Step::Stopped(text) => (all + &text, true, received),
+            Step::Stopped { text, .. } => (all + &text, true, received),
         }
     }
 
@@ -110,7 +110,7 @@ mod tests {
         let ids = fixture::spell(&vocabulary, "ab ab");
         let stop = Stop { texts: vec!["ab".into()], include: false };
         let mut stream = TextStream::new(vocabulary, &stop, 3);
-        assert_eq!(stream.push(&ids), Step::Stopped("ab ".into()));
+        assert_eq!(stream.push(&ids), Step::Stopped { text: "ab ".into(), stop: "ab".into() });
     }
 
     proptest! {

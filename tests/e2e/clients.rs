@@ -4,11 +4,10 @@ use std::process::{Command, Stdio};
 
 use crate::up::{MODEL, PENSTOCK, Up, python};
 
-#[test]
-fn the_official_openai_client_works_unchanged() {
-    let up = Up::start(&[]);
+/// Runs a file of tests against a penstock.
+fn passes(up: &Up, file: &str) {
     let output = Command::new(python())
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/clients/test_openai.py"])
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", &format!("tests/clients/{file}")])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PENSTOCK_URL", &up.url)
         .env("PENSTOCK_OPS", &up.ops)
@@ -19,6 +18,28 @@ fn the_official_openai_client_works_unchanged() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}\n{}", String::from_utf8_lossy(&output.stderr), up.log());
     assert!(text.contains(" passed"), "no test ran: {text}");
+}
+
+#[test]
+fn the_official_openai_client_works_unchanged() {
+    let up = Up::start(&[]);
+    passes(&up, "test_openai.py");
+    passes(&up, "test_responses.py");
+}
+
+#[test]
+fn the_official_anthropic_client_works_unchanged() {
+    passes(&Up::start(&[]), "test_anthropic.py");
+}
+
+#[test]
+fn frameworks_work_as_clients() {
+    passes(&Up::start(&[]), "test_frameworks.py");
+}
+
+#[test]
+fn the_description_of_the_faces_is_whole_and_true() {
+    passes(&Up::start(&[]), "test_openapi.py");
 }
 
 #[test]

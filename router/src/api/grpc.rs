@@ -75,26 +75,17 @@ impl Face {
         call: &Incoming,
         request: Request<wire::GenerateRequest>,
         notes: &mut Notes,
-        mut observation: Observation,
+        observation: Observation,
     ) -> Result<Answers, Failure> {
         let api = &self.0;
         let decoded = self.head(call, request.metadata()).and_then(|head| {
             notes.class = Some(head.class);
             let request = decode::request(request.into_inner(), &head, api.tenant.clone())?;
             notes.class = Some(request.class);
-            let model = api.dispatch.model(&request.model)?;
-            Ok((request, model))
+            Ok((request, ()))
         });
-        let (request, model) = match decoded {
-            Ok(decoded) => decoded,
-            Err(failure) => {
-                observation.failed(&failure);
-                return Err(failure);
-            }
-        };
-        notes.target = Some(model.name.clone());
-        observation.targets(&model.name);
-        api.answers(&model, vec![request], observation).await
+        let (_, answers, ()) = api.answer_one(decoded, notes, observation).await?;
+        Ok(answers)
     }
 
     /// A call's metadata, read. Of two deadlines the nearer one counts.

@@ -63,8 +63,22 @@ impl<'a> Object<'a> {
 
     /// Takes a field that must be there.
     pub(super) fn need(&mut self, name: &str) -> Result<Field<'a>, Failure> {
-        let path = join(&self.path, name);
+        let path = self.path(name);
         self.take(name).ok_or_else(|| Failure::field(path.clone(), format!("{path} is missing")))
+    }
+
+    /// Takes a field and reads it, where it is there.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&Field<'a>) -> Result<T, Failure>,
+    ) -> Result<Option<T>, Failure> {
+        self.take(name).map(|field| read(&field)).transpose()
+    }
+
+    /// Where a field of that name stands, or would.
+    pub(super) fn path(&self, name: &str) -> String {
+        join(&self.path, name)
     }
 
     /// The names that nobody took.

@@ -5,15 +5,14 @@ mod completion;
 mod encode;
 mod error;
 mod models;
-mod sampling;
-mod unserved;
+pub(super) mod sampling;
+pub(super) mod unserved;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
-use penstock_proto::{ModelName, RequestId, TenantName};
+use penstock_proto::{ModelName, RequestId};
 
-use super::head::Head;
+use super::face::Call;
 use super::json::{Field, Object};
 use super::{Api, Notes, Reply, not_found};
 use crate::metrics::{Observation, Route};
@@ -22,7 +21,7 @@ use crate::request::{Failure, Input, Request, Sampling, Stop, Tools};
 pub(super) use error::render as render_error;
 
 /// What a body asks for.
-struct Ask {
+pub(super) struct Ask {
     model: ModelName,
     /// One choice of the answer each.
     inputs: Vec<Input>,
@@ -44,7 +43,7 @@ enum Delivery {
 
 /// The two kinds of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Chat,
     Completion,
 }
@@ -63,15 +62,6 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
     }
 }
 
-/// One call of the face.
-pub(super) struct Call<'a> {
-    pub(super) method: &'a Method,
-    pub(super) path: &'a str,
-    pub(super) head: &'a Head,
-    pub(super) tenant: &'a TenantName,
-    pub(super) body: Bytes,
-}
-
 impl Api {
     /// Answers a call of the face.
     pub(super) async fn openai(
@@ -88,8 +78,14 @@ impl Api {
             Route::Health => models::health(dispatch),
             Route::Tokenize => models::tokenize(dispatch, &call.body, notes).await,
             Route::Detokenize => models::detokenize(dispatch, &call.body, notes).await,
-            // `route` gives none of gRPC's.
-            Route::Generate | Route::ListModels | Route::Unknown => Err(not_found(call.method, call.path)),
+            // `route` gives no other face's.
+            Route::Responses
+            | Route::Messages
+            | Route::CountTokens
+            | Route::OpenApi
+            | Route::Generate
+            | Route::ListModels
+            | Route::Unknown => Err(not_found(call.method, call.path)),
         };
         match &result {
             Ok(_) => observation.done(),
@@ -127,7 +123,7 @@ impl Api {
 }
 
 /// A complaint about `max_tokens` under the name that the client used.
-fn renamed(failure: Failure, name: &'static str) -> Failure {
+pub(super) fn renamed(failure: Failure, name: &'static str) -> Failure {
     match failure.param.as_deref() {
         Some("max_tokens") => {
             Failure { message: failure.message.replace("max_tokens", name), param: Some(name.to_owned()), ..failure }
@@ -136,7 +132,7 @@ fn renamed(failure: Failure, name: &'static str) -> Failure {
     }
 }
 
-fn decode(kind: Kind, body: &[u8], ignored: &mut Vec<String>) -> Result<Ask, Failure> {
+pub(super) fn decode(kind: Kind, body: &[u8], ignored: &mut Vec<String>) -> Result<Ask, Failure> {
     let mut object = Object::body(body)?;
     let ask = match kind {
         Kind::Chat => chat::decode(&mut object, ignored)?,
@@ -166,7 +162,7 @@ fn requests(ask: Ask, call: &Call<'_>) -> Vec<Request> {
 }
 
 /// The body's `model`.
-fn model(object: &mut Object<'_>) -> Result<ModelName, Failure> {
+pub(super) fn model(object: &mut Object<'_>) -> Result<ModelName, Failure> {
     let field = object.need("model")?;
     ModelName::new(field.string()?).map_err(|error| Failure::field("model", error.to_string()))
 }

@@ -157,7 +157,7 @@ impl Checks {
             }
         };
         let usage = Usage { prompt_tokens: prompt, cached_tokens: cached, completion_tokens: outputs };
-        Ok(Checked::Finished(Finish { reason, usage }))
+        Ok(Checked::Finished(Finish { reason, stop: None, usage }))
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(checks.check(notice), Ok(Checked::Draining));
         assert_eq!(checks.check(tokens(2, &[0])), Ok(Checked::Tokens(vec![0])));
         let usage = Usage { prompt_tokens: 4, cached_tokens: 2, completion_tokens: 3 };
-        let finish = Finish { reason: FinishReason::Length, usage };
+        let finish = Finish { reason: FinishReason::Length, stop: None, usage };
         assert_eq!(checks.check(finished(3, |_| {})), Ok(Checked::Finished(finish)));
     }
 

@@ -7,8 +7,13 @@ use crate::request::Stop;
 pub enum Step {
     /// Text to give out, perhaps none; the answer goes on.
     Text(String),
-    /// The last text of the answer: a stop text was found.
-    Stopped(String),
+    /// The answer's end: a stop text was found.
+    Stopped {
+        /// The last text to give out.
+        text: String,
+        /// Which stop text it was.
+        stop: String,
+    },
 }
 
 /// Looks for stop texts in a text that comes in pieces.
@@ -38,8 +43,9 @@ impl StopMatcher {
             let longest = self.patterns.iter_mut().filter_map(|pattern| pattern.advance(byte)).max();
             if let Some(length) = longest {
                 let end = before + offset + 1;
+                let stop = self.held[end - length..end].to_owned();
                 self.held.truncate(if self.include { end } else { end - length });
-                return Step::Stopped(std::mem::take(&mut self.held));
+                return Step::Stopped { text: std::mem::take(&mut self.held), stop };
             }
         }
         let keep = self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0);
@@ -111,8 +117,9 @@ mod tests {
 
     #[test]
     fn the_match_that_ends_first_wins_and_then_the_longest() {
-        assert_eq!(matcher(&["abcd", "bc"]).push("xabcd"), Step::Stopped("xa".into()));
-        assert_eq!(matcher(&["c", "abc"]).push("xabcd"), Step::Stopped("x".into()));
+        let stopped = |text: &str, stop: &str| Step::Stopped { text: text.into(), stop: stop.into() };
+        assert_eq!(matcher(&["abcd", "bc"]).push("xabcd"), stopped("xa", "bc"));
+        assert_eq!(matcher(&["c", "abc"]).push("xabcd"), stopped("x", "abc"));
     }
 
     #[test]
@@ -140,7 +147,12 @@ mod tests {
                 let piece: String = characters.by_ref().take(*cut).collect();
                 match matcher.push(&piece) {
                     Step::Text(text) => given += &text,
-                    Step::Stopped(text) => { given += &text; stopped = true; break; }
+                    Step::Stopped { text, stop } => {
+                        prop_assert!(stops.contains(&stop));
+                        given += &text;
+                        stopped = true;
+                        break;
+                    }
                 }
                 let seen = text.len() - characters.as_str().len();
                 let seen = &text[..seen];

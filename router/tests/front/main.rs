@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where something is not as it must be")]
 
+mod anthropic;
 mod bad_input;
 mod grpc;
 mod limits;
 mod openai;
 mod ops;
+mod responses;
+mod sse;
 mod support;
 mod workers;

@@ -6,10 +6,10 @@ use crate::api::json::Object;
 use crate::request::Failure;
 
 /// A field and the values of it, as JSON, that ask for nothing; null always does.
-pub(super) type Unserved = (&'static str, &'static [&'static str]);
+pub(in crate::api) type Unserved = (&'static str, &'static [&'static str]);
 
 /// Of both calls.
-pub(super) const COMMON: &[Unserved] = &[
+pub(in crate::api) const COMMON: &[Unserved] = &[
     ("n", &["1"]),
     ("best_of", &["1"]),
     ("use_beam_search", &["false"]),
@@ -34,7 +34,7 @@ pub(super) const COMMON: &[Unserved] = &[
 ];
 
 /// Of chat completions.
-pub(super) const CHAT: &[Unserved] = &[
+pub(in crate::api) const CHAT: &[Unserved] = &[
     ("tools", &["[]"]),
     ("tool_choice", &[r#""none""#, r#""auto""#]),
     ("parallel_tool_calls", &["true", "false"]),
@@ -49,6 +49,7 @@ pub(super) const CHAT: &[Unserved] = &[
     ("reasoning_effort", &[r#""none""#]),
     ("verbosity", &[r#""medium""#]),
     ("store", &["false"]),
+    ("moderation", &[]),
     ("documents", &["[]"]),
     ("chat_template", &[]),
     ("continue_final_message", &["false"]),
@@ -56,11 +57,11 @@ pub(super) const CHAT: &[Unserved] = &[
 ];
 
 /// Of text completions.
-pub(super) const COMPLETION: &[Unserved] =
+pub(in crate::api) const COMPLETION: &[Unserved] =
     &[("logprobs", &["false"]), ("suffix", &[r#""""#]), ("prompt_embeds", &[]), ("add_special_tokens", &["true"])];
 
 /// Of a message.
-pub(super) const MESSAGE: &[Unserved] = &[
+pub(in crate::api) const MESSAGE: &[Unserved] = &[
     ("tool_calls", &["[]"]),
     ("function_call", &[]),
     ("tool_call_id", &[]),
@@ -70,14 +71,21 @@ pub(super) const MESSAGE: &[Unserved] = &[
 ];
 
 /// Fields that say who asks and what for: they change no answer, and nothing is kept of them.
-pub(super) const ABOUT: &[&str] =
-    &["user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store"];
+pub(in crate::api) const ABOUT: &[&str] = &[
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "store",
+];
 
 /// Values longer than this ask for something.
 const NOTHING_LIMIT: usize = 64;
 
 /// Takes the fields of a list, and refuses the first that asks for something.
-pub(super) fn check(object: &mut Object<'_>, fields: &[Unserved]) -> Result<(), Failure> {
+pub(in crate::api) fn check(object: &mut Object<'_>, fields: &[Unserved]) -> Result<(), Failure> {
     for (name, nothing) in fields {
         let Some(field) = object.take(name) else { continue };
         let json = field.json();

@@ -1,0 +1,68 @@
+"""The description of the faces: whole by the official clients' types, and true by Schemathesis' requests."""
+
+import json
+import os
+import urllib.request
+
+import pytest
+import schemathesis
+from anthropic.types import message_count_tokens_params, message_create_params
+from hypothesis import HealthCheck, Phase, settings
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
+from schemathesis import checks
+from schemathesis.specs.openapi.checks import response_schema_conformance
+
+URL = os.environ["PENSTOCK_URL"]
+MODEL = os.environ["PENSTOCK_MODEL"]
+EXAMPLES = 50
+# Headers of the client's, which its types list beside the body's fields.
+HEADERS = {"workspace_id"}
+
+with urllib.request.urlopen(URL + "/openapi.json") as response:
+    DOCUMENT = json.load(response)
+
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+schema.config.update(base_url=URL)
+
+
+@pytest.mark.parametrize(
+    "path, params",
+    [
+        ("/v1/chat/completions", chat_create_params.CompletionCreateParamsBase),
+        ("/v1/completions", completion_create_params.CompletionCreateParamsBase),
+        ("/v1/responses", response_create_params.ResponseCreateParamsBase),
+        ("/v1/messages", message_create_params.MessageCreateParamsBase),
+        ("/v1/messages/count_tokens", message_count_tokens_params.MessageCountTokensParams),
+    ],
+)
+def test_every_field_that_the_client_knows_is_described(path, params):
+    body = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(params.__annotations__) - HEADERS <= set(body["properties"])
+
+
+def within_reach(case):
+    """The model that is there and a short answer, so that some of the requests are answered."""
+    if isinstance(case.body, dict):
+        if "model" in case.body:
+            case.body["model"] = MODEL
+        limit = {"/v1/responses": "max_output_tokens", "/v1/messages/count_tokens": None}.get(case.path, "max_tokens")
+        if limit and case.path not in ("/v1/tokenize", "/v1/detokenize"):
+            case.body[limit] = 4
+        for name in ("max_completion_tokens", "min_tokens", "stream", "n", "best_of"):
+            case.body.pop(name, None)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_answer_is_as_described(case):
+    within_reach(case)
+    case.call_and_validate(checks=[checks.not_a_server_error, response_schema_conformance], timeout=60)
