@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod config;
+mod constraint;
 #[cfg(test)]
 mod fixture;
 pub mod lifecycle;
@@ -13,5 +14,6 @@ mod scripted;
 pub mod tokenizer;
 
 pub use config::Config;
+pub use constraint::UnfitTokenizer;
 pub use lifecycle::{Observers, Parts, ServerTls, Stage, Worker};
 pub use model::{Card, Inspection, Model};

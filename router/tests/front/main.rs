@@ -7,5 +7,6 @@ mod grpc;
 mod limits;
 mod openai;
 mod ops;
+mod structure;
 mod support;
 mod workers;

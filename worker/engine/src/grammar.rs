@@ -15,13 +15,7 @@ pub trait Grammar: fmt::Debug + Send {
     fn accept(&mut self, token: TokenId) -> Result<(), Error>;
 }
 
-/// Why a grammar cannot go on.
+/// A grammar that cannot go on: it would take more time or memory than it may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// An output that was not allowed.
-    #[error("token {0} is not in the constraint's language")]
-    Foreign(TokenId),
-    /// It would take more time or memory than it may.
-    #[error("the constraint is too complex: {0}")]
-    TooComplex(String),
-}
+#[error("the constraint cannot be followed any further: {0}")]
+pub struct Error(pub String);

@@ -135,7 +135,7 @@ impl Grammar for Brackets {
     fn accept(&mut self, token: TokenId) -> Result<(), grammar::Error> {
         let allowed = self.allowed()?[0];
         self.0.push(token);
-        if allowed >> token & 1 == 1 { Ok(()) } else { Err(grammar::Error::Foreign(token)) }
+        if allowed >> token & 1 == 1 { Ok(()) } else { Err(grammar::Error(format!("{token} is not allowed"))) }
     }
 }
 
