@@ -6,9 +6,19 @@ use crate::up::{MODEL, PENSTOCK, Up, python};
 
 #[test]
 fn the_official_openai_client_works_unchanged() {
+    pytest("tests/clients/test_openai.py");
+}
+
+#[test]
+fn structure_log_probabilities_and_choices_are_what_the_official_client_expects() {
+    pytest("tests/clients/test_structure.py");
+}
+
+/// Runs a file of Python tests against an `up` of its own.
+fn pytest(file: &str) {
     let up = Up::start(&[]);
     let output = Command::new(python())
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/clients/test_openai.py"])
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", file])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PENSTOCK_URL", &up.url)
         .env("PENSTOCK_OPS", &up.ops)

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 /// Bytes of a constraint's text.
-pub(crate) const MAX_BYTES: usize = 64 << 10;
+pub const MAX_BYTES: usize = 64 << 10;
 
 /// Constraints compiled at once. One that is given up goes on until its fuel is spent, and counts until then.
 const AT_ONCE: usize = 2;
@@ -35,7 +35,7 @@ const WHITESPACE: &str = r"\x20|\x0A[\x20\x09]{0,16}";
 
 /// What an answer is held to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Constraint {
+pub enum Constraint {
     /// JSON that is valid by a JSON Schema.
     JsonSchema(String),
     /// A regular expression, matched whole.
@@ -46,24 +46,39 @@ pub(crate) enum Constraint {
 
 /// Why a constraint is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
+    /// Its text has so many bytes.
     #[error("the constraint has {0} bytes; it may have {MAX_BYTES}")]
     TooLarge(usize),
+    /// In the parser's words, with the place.
     #[error("the schema is not valid JSON: {0}")]
     NotJson(String),
+    /// JSON of another kind.
     #[error("a schema must be an object or a boolean")]
     NotASchema,
+    /// The reference at which it goes into itself.
     #[error("the schema goes into itself at {0:?} whatever is written: no text is valid by it")]
     Endless(String),
+    /// Its language is empty.
     #[error("no text is in the {0}'s language")]
     Nothing(&'static str),
     /// In llguidance's words.
     #[error("the {kind} cannot be compiled: {reason}")]
-    Invalid { kind: &'static str, reason: String },
+    Invalid {
+        /// What it is.
+        kind: &'static str,
+        /// Why, and where.
+        reason: String,
+    },
+    /// It takes too long.
     #[error("compiling the constraint takes more than {} s", PATIENCE.as_secs())]
     TooSlow,
+    /// Outputs that the constraint does not allow.
     #[error("output {position} to resume from is not in the constraint's language")]
-    Resume { position: usize },
+    Resume {
+        /// Of the first that is not.
+        position: usize,
+    },
     /// Others take all the time there is.
     #[error("too many constraints are being compiled")]
     Busy,
@@ -76,14 +91,14 @@ pub struct UnfitTokenizer(String);
 
 /// Compiles constraints for one model. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Compiler {
+pub struct Compiler {
     factory: Arc<ParserFactory>,
     permits: Arc<Semaphore>,
 }
 
 impl Compiler {
     /// For the model whose `tokenizer.json` is given; `eos` are the ids that end an answer.
-    pub(crate) fn new(tokenizer: &[u8], vocab_size: usize, eos: &[TokenId]) -> Result<Self, UnfitTokenizer> {
+    pub fn new(tokenizer: &[u8], vocab_size: usize, eos: &[TokenId]) -> Result<Self, UnfitTokenizer> {
         let environment = tokens::environment(tokenizer, vocab_size, eos)?;
         let slices = SlicedBiasComputer::general_slices();
         let factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices);
@@ -93,11 +108,7 @@ impl Compiler {
     }
 
     /// The grammar of a constraint, after the outputs that there are already.
-    pub(crate) async fn compile(
-        &self,
-        constraint: Constraint,
-        resume: Vec<TokenId>,
-    ) -> Result<Box<dyn Grammar>, Refusal> {
+    pub async fn compile(&self, constraint: Constraint, resume: Vec<TokenId>) -> Result<Box<dyn Grammar>, Refusal> {
         let permit = timeout(PATIENCE, Arc::clone(&self.permits).acquire_owned()).await;
         let permit = permit.map_err(|_| Refusal::Busy)?.expect("nobody closes it");
         let factory = Arc::clone(&self.factory);

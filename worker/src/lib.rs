@@ -2,7 +2,7 @@
 
 pub mod artifact;
 pub mod config;
-mod constraint;
+pub mod constraint;
 #[cfg(test)]
 mod fixture;
 pub mod lifecycle;
@@ -14,6 +14,5 @@ mod scripted;
 pub mod tokenizer;
 
 pub use config::Config;
-pub use constraint::UnfitTokenizer;
 pub use lifecycle::{Observers, Parts, ServerTls, Stage, Worker};
 pub use model::{Card, Inspection, Model};
