@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use penstock_proto::worker::{SamplingParams, WorkerClient, WorkerGenerateRequest};
+use penstock_proto::worker::{self, SamplingParams, WorkerClient, WorkerGenerateRequest};
 use penstock_proto::{DataClass, ErrorCode, Priority, RequestId, TenantName, WorkerName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::request::Failure;
+use crate::request::{Constraint, Failure};
 
 pub(crate) use causes::Causes;
-pub(crate) use events::{Event, Events, Lie};
+pub(crate) use events::{Event, Events, Lie, Logprob, Tokens};
 pub(crate) use fetch::{FetchError, Fetched, fetch};
 
 /// What the router must know of a model's weights.
@@ -31,6 +31,8 @@ pub(crate) struct Card {
     pub(crate) context_length: u32,
     /// Ids are below it.
     pub(crate) vocab_size: u32,
+    /// Tokens that the worker can hold at once, of all sequences; 0 where it does not say.
+    pub(crate) kv_tokens: u64,
 }
 
 /// One worker, serving one model.
@@ -55,6 +57,7 @@ pub(crate) struct Call {
     pub(crate) deadline: Instant,
     pub(crate) prompt: Vec<u32>,
     pub(crate) sampling: Filled,
+    pub(crate) constraint: Option<Constraint>,
 }
 
 /// How tokens are chosen, nothing left open. See [`crate::request::Sampling`].
@@ -73,6 +76,7 @@ pub(crate) struct Filled {
     pub(crate) min_tokens: u32,
     pub(crate) ignore_eos: bool,
     pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) top_logprobs: Option<u32>,
 }
 
 impl Replica {
@@ -176,8 +180,18 @@ fn message(call: &Call, digest: &str) -> WorkerGenerateRequest {
         prompt_ids: call.prompt.clone(),
         resume_tokens: Vec::new(),
         sampling: Some(sampling(&call.sampling)),
-        constraint: None,
+        constraint: call.constraint.as_ref().map(constraint),
     }
+}
+
+fn constraint(constraint: &Constraint) -> worker::Constraint {
+    use worker::constraint::Kind;
+    let kind = match constraint {
+        Constraint::JsonSchema(schema) => Kind::JsonSchema(schema.clone()),
+        Constraint::Regex(regex) => Kind::Regex(regex.clone()),
+        Constraint::Grammar(grammar) => Kind::Grammar(grammar.clone()),
+    };
+    worker::Constraint { kind: Some(kind) }
 }
 
 fn unix_millis(deadline: Instant) -> u64 {
@@ -201,6 +215,6 @@ fn sampling(filled: &Filled) -> SamplingParams {
         min_tokens: filled.min_tokens,
         ignore_eos: filled.ignore_eos,
         stop_token_ids: filled.stop_token_ids.clone(),
-        top_logprobs: None,
+        top_logprobs: filled.top_logprobs,
     }
 }

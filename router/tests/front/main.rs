@@ -10,5 +10,6 @@ mod openai;
 mod ops;
 mod responses;
 mod sse;
+mod structure;
 mod support;
 mod workers;
