@@ -11,7 +11,7 @@ use crate::api::json::{Field, Object};
 use crate::api::{Notes, Reply};
 use crate::dispatch::Dispatch;
 use crate::fleet::Model;
-use crate::request::{Failure, Input};
+use crate::request::{Failure, Input, Tools};
 
 #[derive(Serialize)]
 struct List {
@@ -83,7 +83,7 @@ pub(super) async fn tokenize(dispatch: &Dispatch, body: &[u8], notes: &mut Notes
                 return Err(field.refuse("is for a prompt: a chat template writes its special tokens itself"));
             }
             let chat = chat(&mut object, &mut notes.ignored)?;
-            dispatch.encode(&model.text, Input::Chat(chat)).await?
+            dispatch.encode(&model.text, Input::Chat(chat), Tools::default()).await?
         }
     };
     notes.ignored.extend(object.left());
