@@ -2,6 +2,7 @@
 
 mod answers;
 mod bounds;
+mod calling;
 pub(crate) mod grpc;
 mod guard;
 mod head;

@@ -21,7 +21,7 @@ use crate::fleet::{Fleet, Model, Snapshot};
 use crate::metrics::Metrics;
 use crate::prompt::ModelText;
 use crate::replica::{Call, Event, Events, Replica};
-use crate::request::{Delta, Failure, Input, Request, Tools};
+use crate::request::{Delta, Failure, Input, Request, ToolChoice, Tools};
 use crate::tools;
 use reading::Reading;
 
@@ -78,6 +78,12 @@ impl Dispatch {
 
     async fn start(&self, model: &Model, request: Request, choices: u32) -> Result<Vec<Answer>, Failure> {
         let tools = request.tools;
+        // Where a call may be made as well, what a client asks of text is at fault itself.
+        let at_fault = match (&request.constraint, &tools.choice) {
+            (Some(_), ToolChoice::Auto | ToolChoice::None) => "constraint",
+            (Some(_), ToolChoice::Required | ToolChoice::Named(_)) | (None, _) if tools.are_callable() => "tools",
+            (Some(_) | None, _) => "constraint",
+        };
         let constraint = tools::constraint(&tools, model.text.format(), model.text.vocabulary(), request.constraint)?;
         let prompt = self.encode(&model.text, request.input, tools.clone()).await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
@@ -98,7 +104,11 @@ impl Dispatch {
             let call = if at == 0 { call.clone() } else { choice(&call, at) };
             self.answer(model, call, reading, home)
         };
-        try_join_all((0..choices).map(choice)).await
+        let answers = try_join_all((0..choices).map(choice)).await;
+        answers.map_err(|failure| match failure.param.as_deref() {
+            Some("constraint") => Failure { param: Some(at_fault.to_owned()), ..failure },
+            Some(_) | None => failure,
+        })
     }
 
     async fn answer(

@@ -27,7 +27,7 @@ fn chat(conversation: &Value) -> Chat {
             other => panic!("no such role: {other:?}"),
         },
         name: message.get("name").map(text),
-        content: text(&message["content"]),
+        ..Message::new(Role::User, text(&message["content"]))
     };
     Chat {
         messages: conversation["messages"].as_array().expect("a list").iter().map(message).collect(),

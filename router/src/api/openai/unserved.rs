@@ -26,9 +26,6 @@ pub(super) const COMMON: &[Unserved] = &[
 
 /// Of chat completions.
 pub(super) const CHAT: &[Unserved] = &[
-    ("tools", &["[]"]),
-    ("tool_choice", &[r#""none""#, r#""auto""#]),
-    ("parallel_tool_calls", &["true", "false"]),
     ("functions", &["[]"]),
     ("function_call", &[r#""none""#, r#""auto""#]),
     ("best_of", &["1"]),
@@ -52,9 +49,7 @@ pub(super) const COMPLETION: &[Unserved] =
 
 /// Of a message.
 pub(super) const MESSAGE: &[Unserved] = &[
-    ("tool_calls", &["[]"]),
     ("function_call", &[]),
-    ("tool_call_id", &[]),
     ("audio", &[]),
     ("refusal", &[]),
     ("annotations", &["[]"]),
@@ -94,14 +89,14 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_is_let_through() {
-        let json = r#"{"tools":[ ],"tool_choice":"none","modalities":[ "text" ],"prediction":null,"store":false}"#;
+        let json = r#"{"functions":[ ],"function_call":"none","modalities":[ "text" ],"prediction":null,"store":false}"#;
         assert_eq!(check_all(json), Ok(()));
     }
 
     #[test]
     fn what_asks_for_something_is_refused_by_name() {
         for (name, json) in [
-            ("tools", r#"{"tools":[{"type":"function"}]}"#),
+            ("functions", r#"{"functions":[{"name":"f"}]}"#),
             ("best_of", r#"{"best_of":2}"#),
             ("best_of", r#"{"best_of":"1"}"#),
             ("echo", r#"{"echo":true}"#),
