@@ -78,12 +78,9 @@ impl Dispatch {
 
     async fn start(&self, model: &Model, request: Request, choices: u32) -> Result<Vec<Answer>, Failure> {
         let tools = request.tools;
-        // Where a call may be made as well, what a client asks of text is at fault itself.
-        let at_fault = match (&request.constraint, &tools.choice) {
-            (Some(_), ToolChoice::Auto | ToolChoice::None) => "constraint",
-            (Some(_), ToolChoice::Required | ToolChoice::Named(_)) | (None, _) if tools.are_callable() => "tools",
-            (Some(_) | None, _) => "constraint",
-        };
+        // Where the model is free, the client's own constraint is more at fault than tools without demands.
+        let own = request.constraint.is_some() && tools.choice == ToolChoice::Auto;
+        let at_fault = if tools.are_callable() && !own { "tools" } else { "constraint" };
         let constraint = tools::constraint(&tools, model.text.format(), model.text.vocabulary(), request.constraint)?;
         let prompt = self.encode(&model.text, request.input, tools.clone()).await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
@@ -127,12 +124,7 @@ impl Dispatch {
     }
 
     /// Encodes beside the async threads what would hold them up.
-    pub(crate) async fn encode(
-        &self,
-        text: &Arc<ModelText>,
-        input: Input,
-        tools: Tools,
-    ) -> Result<Vec<u32>, Failure> {
+    pub(crate) async fn encode(&self, text: &Arc<ModelText>, input: Input, tools: Tools) -> Result<Vec<u32>, Failure> {
         let bytes = match &input {
             Input::Chat(chat) => chat.messages.iter().map(|message| message.content.len()).sum(),
             Input::Text(text) => text.len(),

@@ -168,7 +168,10 @@ impl ModelText {
     /// The rendered conversation with a private character in the place of each look-alike.
     fn render_marked(&self, chat: &Chat, tools: &Tools) -> Result<(String, Marks), Failure> {
         let for_tools = self.tool_template.as_ref().filter(|_| !tools.definitions.is_empty());
-        let template = for_tools.unwrap_or(&self.template).as_ref().map_err(|reason| Failure::field("messages", reason.clone()))?;
+        let template = for_tools
+            .unwrap_or(&self.template)
+            .as_ref()
+            .map_err(|reason| Failure::field("messages", reason.clone()))?;
         if let Some(name) = RESERVED.iter().find(|name| chat.template_kwargs.contains_key(**name)) {
             return Err(Failure::field(
                 "chat_template_kwargs",

@@ -6,9 +6,19 @@ use crate::up::{MODEL, PENSTOCK, Up, python};
 
 #[test]
 fn the_official_openai_client_works_unchanged() {
+    pytest("test_openai.py");
+}
+
+#[test]
+fn the_official_openai_client_calls_tools() {
+    pytest("test_tools.py");
+}
+
+/// Runs a file of tests/clients against a cluster of its own.
+fn pytest(file: &str) {
     let up = Up::start(&[]);
     let output = Command::new(python())
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/clients/test_openai.py"])
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", &format!("tests/clients/{file}")])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PENSTOCK_URL", &up.url)
         .env("PENSTOCK_OPS", &up.ops)

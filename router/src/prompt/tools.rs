@@ -82,7 +82,11 @@ impl Manner {
         let mut messages = messages.iter().peekable();
         while let Some(message) = messages.next() {
             if message.role != Role::Tool {
-                told.push(Message { content: with_calls(message), name: message.name.clone(), ..Message::new(message.role, "") });
+                told.push(Message {
+                    content: with_calls(message),
+                    name: message.name.clone(),
+                    ..Message::new(message.role, "")
+                });
                 continue;
             }
             let mut results = result(message);
@@ -153,7 +157,10 @@ fn manual(tools: &Tools) -> String {
 fn with_calls(message: &Message) -> String {
     let call = |call: &ToolCall| {
         let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
-        format!("<tool_call>\n{{\"name\": {}, \"arguments\": {arguments}}}\n</tool_call>", Value::from(call.name.as_str()))
+        format!(
+            "<tool_call>\n{{\"name\": {}, \"arguments\": {arguments}}}\n</tool_call>",
+            Value::from(call.name.as_str())
+        )
     };
     let text = (!message.content.is_empty()).then(|| message.content.clone());
     text.into_iter().chain(message.tool_calls.iter().map(call)).collect::<Vec<_>>().join("\n")
@@ -169,7 +176,8 @@ mod tests {
     use crate::request::ToolChoice;
 
     fn tools() -> Tools {
-        let parameters = json!({ "type": "object", "properties": { "city": { "type": "string" } }, "required": ["city"] });
+        let parameters =
+            json!({ "type": "object", "properties": { "city": { "type": "string" } }, "required": ["city"] });
         let tool = Tool {
             name: "weather".to_owned(),
             description: Some("Tells the weather.".to_owned()),
@@ -186,10 +194,8 @@ mod tests {
             arguments: arguments.to_owned(),
         };
         let calls = vec![call("call_0123456789ab", r#"{"city":  "Oslo"}"#), call("c", "")];
-        let result = |id: &str, text: &str| Message {
-            tool_call_id: Some(id.to_owned()),
-            ..Message::new(Role::Tool, text)
-        };
+        let result =
+            |id: &str, text: &str| Message { tool_call_id: Some(id.to_owned()), ..Message::new(Role::Tool, text) };
         let messages = vec![
             Message::new(Role::User, "Weather?"),
             Message { tool_calls: calls, ..Message::new(Role::Assistant, "Let me see.") },
@@ -244,7 +250,10 @@ mod tests {
             { "type": "function", "id": "c", "function": { "name": "weather", "arguments": {} } },
         ]);
         assert_eq!(given.messages[1]["tool_calls"], calls);
-        assert_eq!(given.messages[2], json!({ "role": "tool", "content": "sunny", "tool_call_id": "call_0123456789ab" }));
+        assert_eq!(
+            given.messages[2],
+            json!({ "role": "tool", "content": "sunny", "tool_call_id": "call_0123456789ab" })
+        );
         assert!(given.messages[0].get("tool_calls").is_none());
         let none = Manner { format: Format::Hermes, takes_system: true }.give(&conversation(), &Tools::default());
         assert_eq!(none.tools, Value::Null);

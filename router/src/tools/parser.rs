@@ -251,11 +251,7 @@ impl Parser {
     }
 
     fn known(&self, name: String, arguments: &str) -> Found {
-        if self.names.contains(&name) {
-            Found::Call { name, arguments: arguments.to_owned() }
-        } else {
-            Found::NoCall
-        }
+        if self.names.contains(&name) { Found::Call { name, arguments: arguments.to_owned() } } else { Found::NoCall }
     }
 
     fn enter(&mut self, next: Part) {
@@ -393,12 +389,8 @@ mod tests {
     const FORMATS: [Format; 4] = [Format::Hermes, Format::Llama, Format::Mistral, Format::Generic];
 
     fn parser(format: Format, parallel: bool) -> Parser {
-        let tool = |name: &str| Tool {
-            name: name.to_owned(),
-            description: None,
-            parameters: Map::new(),
-            strict: false,
-        };
+        let tool =
+            |name: &str| Tool { name: name.to_owned(), description: None, parameters: Map::new(), strict: false };
         let tools = Tools { definitions: vec![tool("f"), tool("g")], choice: ToolChoice::Auto, parallel };
         Parser::new(format, &tools, fastrand::Rng::with_seed(7))
     }

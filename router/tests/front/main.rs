@@ -9,4 +9,5 @@ mod openai;
 mod ops;
 mod structure;
 mod support;
+mod tools;
 mod workers;

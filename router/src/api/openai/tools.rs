@@ -69,11 +69,7 @@ fn choice(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<ToolChoice, Fa
 }
 
 /// The `tool_calls` of an assistant's message.
-pub(super) fn calls(
-    field: &Field<'_>,
-    calls: &mut Calls,
-    ignored: &mut Vec<String>,
-) -> Result<Vec<ToolCall>, Failure> {
+pub(super) fn calls(field: &Field<'_>, calls: &mut Calls, ignored: &mut Vec<String>) -> Result<Vec<ToolCall>, Failure> {
     let call = |field: &Field<'_>| {
         let mut object = field.object()?;
         let id = calls.make(&object.need("id")?)?;

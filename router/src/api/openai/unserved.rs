@@ -48,12 +48,8 @@ pub(super) const COMPLETION: &[Unserved] =
     &[("suffix", &[r#""""#]), ("prompt_embeds", &[]), ("add_special_tokens", &["true"])];
 
 /// Of a message.
-pub(super) const MESSAGE: &[Unserved] = &[
-    ("function_call", &[]),
-    ("audio", &[]),
-    ("refusal", &[]),
-    ("annotations", &["[]"]),
-];
+pub(super) const MESSAGE: &[Unserved] =
+    &[("function_call", &[]), ("audio", &[]), ("refusal", &[]), ("annotations", &["[]"])];
 
 /// Fields that say who asks and what for: they change no answer, and nothing is kept of them.
 pub(super) const ABOUT: &[&str] =
