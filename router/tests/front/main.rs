@@ -12,4 +12,5 @@ mod responses;
 mod sse;
 mod structure;
 mod support;
+mod tools;
 mod workers;
