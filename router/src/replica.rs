@@ -2,6 +2,7 @@
 //! worker protocol's messages, with [`events`], which holds a worker to what it promised.
 
 mod causes;
+mod control;
 mod events;
 mod fetch;
 
@@ -17,7 +18,8 @@ use tonic::transport::Channel;
 
 use crate::request::Failure;
 
-pub(crate) use causes::Causes;
+pub use causes::Causes;
+pub(crate) use control::Control;
 pub(crate) use events::{Event, Events};
 pub(crate) use fetch::{FetchError, Fetched, fetch};
 
@@ -89,7 +91,17 @@ impl Replica {
 
     /// Calls that have not ended; None while it takes no new ones.
     pub(crate) fn load(&self) -> Option<usize> {
-        (!self.draining.load(Ordering::Relaxed)).then(|| self.in_flight.load(Ordering::Relaxed))
+        (!self.draining.load(Ordering::Relaxed)).then(|| self.in_flight())
+    }
+
+    /// Calls that have not ended, whether or not it takes new ones.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What operators ask of the worker.
+    pub(crate) fn control(&self) -> Control {
+        Control::new(self.client.clone())
     }
 
     /// Whether it takes new calls, as its membership tells.

@@ -1,4 +1,5 @@
-//! The gRPC face's port: the router's own HTTP server with its limits, and health and reflection beside the face.
+//! A gRPC port: the router's own HTTP server with its limits, and health and reflection beside one service. What the
+//! service does, and who may call it, comes in.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -9,71 +10,97 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use http::request::Parts;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use penstock_proto::RequestId;
-use penstock_proto::inference::InferenceServer;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service as _;
 
-use super::{Arrived, Face, refusal};
-use crate::api::{Api, guard, log};
 use crate::config::Limits;
-use crate::fleet::Fleet;
-use crate::metrics::Route;
-use crate::server::{self, Body, Error, Handler, Server};
+use crate::request::Failure;
+use crate::server::{self, Body, Error, Handler, Listen, Server};
 
-/// The services whose health is told: all, and the face's own.
-const SERVICES: [&str; 2] = ["", "penstock.v1.Inference"];
 /// The longest time without a call. Clients keep connections for later calls, and their pings are no calls.
 const IDLE: Duration = Duration::from_secs(30 * 60);
 
-/// A serving gRPC port. Dropping it ends it at once; [`Grpc::drain`] lets calls finish.
-pub(crate) struct Grpc {
+/// When a call's head was there; the port's word to its service.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrived(pub(crate) Instant);
+
+/// Who may call.
+pub(crate) trait Door: Send + Sync + 'static {
+    /// Lets a call in by its head, or says why not.
+    fn admit(&self, head: &Parts) -> Result<(), Failure>;
+    /// A call was refused before its service saw it.
+    fn refused(&self, failure: &Failure);
+}
+
+/// What a port serves.
+pub(crate) struct Service {
+    /// Its full name, as reflection lists it and health is told of it.
+    pub(crate) name: &'static str,
+    pub(crate) routes: Routes,
+    pub(crate) door: Arc<dyn Door>,
+}
+
+/// A serving gRPC port. Dropping it ends it at once; [`Port::drain`] lets calls finish.
+pub(crate) struct Port {
     server: Server,
+    health: Health,
     draining: DropGuard,
 }
 
-/// What answers the port's calls.
+/// What the port's health service says, and until when. It begins with "not serving".
 #[derive(Clone)]
-struct Port {
-    api: Arc<Api>,
-    routes: Routes,
+pub(crate) struct Health {
+    reporter: HealthReporter,
+    service: &'static str,
     draining: CancellationToken,
 }
 
-impl Grpc {
-    /// Listens on `address` and tells of `fleet`'s health.
-    pub(crate) async fn start(address: SocketAddr, api: Arc<Api>, fleet: Fleet) -> Result<Self, Error> {
-        let (health, draining) = (HealthReporter::new(), CancellationToken::new());
-        tell(&health, false).await;
-        let limits = Limits { idle_time: IDLE, ..api.config.limits.clone() };
-        let face = InferenceServer::new(Face(Arc::clone(&api))).max_decoding_message_size(limits.body_bytes);
+/// A failure as the status that ends a call.
+pub(crate) fn refusal(failure: &Failure) -> Status {
+    failure.code.status(failure.message.clone(), failure.param.as_deref())
+}
+
+impl Port {
+    /// Listens and serves. It cancels `draining` as it begins to drain, or is dropped.
+    pub(crate) async fn start(listen: Listen, service: Service, draining: CancellationToken) -> Result<Self, Error> {
+        let Service { name, routes, door } = service;
+        let health = Health { reporter: HealthReporter::new(), service: name, draining };
+        health.tell(false).await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(penstock_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("penstock.v1.Inference")
+            .with_service_name(name)
             .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("the descriptors were made by this build");
-        let health_server = HealthServer::new(HealthService::from_health_reporter(health.clone()));
-        let routes = Routes::new(face).add_service(health_server).add_service(reflection).prepare();
-        let port = Port { api, routes, draining: draining.clone() };
-        let handler: Handler = Arc::new(move |request| port.clone().answer(request).boxed());
-        let server = Server::start(address, "--grpc", limits, handler).await?;
-        TaskTracker::new().spawn(tell_health(health, fleet, draining.clone()));
-        Ok(Self { server, draining: draining.drop_guard() })
+        let health_server = HealthServer::new(HealthService::from_health_reporter(health.reporter.clone()));
+        let routes = routes.add_service(health_server).add_service(reflection).prepare();
+        let limits = Limits { idle_time: IDLE, ..listen.limits };
+        let calls = Calls { door, limits: limits.clone(), routes, draining: health.draining.clone() };
+        let handler: Handler = Arc::new(move |request| calls.clone().answer(request).boxed());
+        let tls = listen.tls.map(|tls| tls.speaking(&["h2"]));
+        let server = Server::start(Listen { limits, tls, ..listen }, handler).await?;
+        let draining = health.draining.clone().drop_guard();
+        Ok(Self { server, health, draining })
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Its health, to be told.
+    pub(crate) fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Accepts no more, ends the streams that have no end of their own, and lets answers finish, at most `grace`.
@@ -84,48 +111,48 @@ impl Grpc {
     }
 }
 
-/// Keeps the health service's answer true until the port drains. It has been told that nothing is served.
-async fn tell_health(health: HealthReporter, mut fleet: Fleet, draining: CancellationToken) {
-    let mut told = false;
-    while !draining.is_cancelled() {
-        let serves = fleet.serves();
-        if serves != told {
-            tell(&health, serves).await;
-            told = serves;
+impl Health {
+    /// Says whether the service serves.
+    pub(crate) async fn tell(&self, serves: bool) {
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", self.service] {
+            self.reporter.set_service_status(service, status).await;
         }
-        draining.run_until_cancelled(fleet.changed()).await;
     }
-    tell(&health, false).await;
-}
 
-async fn tell(health: &HealthReporter, serves: bool) {
-    let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in SERVICES {
-        health.set_service_status(service, status).await;
+    /// Ends as the port begins to drain.
+    pub(crate) fn draining(&self) -> &CancellationToken {
+        &self.draining
     }
 }
 
-impl Port {
+/// What answers the port's calls.
+#[derive(Clone)]
+struct Calls {
+    door: Arc<dyn Door>,
+    limits: Limits,
+    routes: Routes,
+    draining: CancellationToken,
+}
+
+impl Calls {
     async fn answer(mut self, request: http::Request<Incoming>) -> http::Response<Body> {
         let arrived = Arrived(Instant::now());
         let (mut parts, body) = request.into_parts();
         // Each call of ours sends one message; it is read within the limits of a body before the call begins.
         let one_message = parts.uri.path().starts_with("/penstock.v1.");
         let read = async {
-            if self.api.guarded {
-                guard::check(&parts)?;
-            }
+            self.door.admit(&parts)?;
             if !one_message {
                 return Ok(tonic::body::Body::new(body));
             }
-            let whole = server::body::read(&parts.headers, body, &self.api.config.limits).await?;
+            let whole = server::body::read(&parts.headers, body, &self.limits).await?;
             Ok(tonic::body::Body::new(Full::new(whole)))
         };
         let body = match read.await {
             Ok(body) => body,
             Err(failure) => {
-                self.api.metrics.observe(Route::Unknown, self.api.tenant.clone()).failed(&failure);
-                log(RequestId::generate(), &failure);
+                self.door.refused(&failure);
                 return refusal(&failure).into_http().map(|body| Answer::whole(body).boxed_unsync());
             }
         };
