@@ -6,7 +6,7 @@ mod control;
 mod events;
 mod fetch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -41,7 +41,13 @@ pub(crate) struct Replica {
     card: Card,
     in_flight: Arc<AtomicUsize>,
     draining: AtomicBool,
+    /// When a stream last said that the worker drains.
+    noticed: Mutex<Option<Instant>>,
 }
+
+/// How long a stream's notice of a drain counts. Within it the membership tells the same; and one that was read late,
+/// behind a slow client, must not keep a worker out that an operator has given work again.
+const NOTICE: Duration = Duration::from_secs(3);
 
 /// A prompt on its way to a worker, with every default filled.
 #[derive(Debug, Clone)]
@@ -76,7 +82,14 @@ pub(crate) struct Filled {
 impl Replica {
     pub(crate) fn new(worker: WorkerName, channel: Channel, card: Card) -> Self {
         let client = WorkerClient::new(channel);
-        Self { worker, client, card, in_flight: Arc::default(), draining: AtomicBool::new(false) }
+        Self {
+            worker,
+            client,
+            card,
+            in_flight: Arc::default(),
+            draining: AtomicBool::new(false),
+            noticed: Mutex::default(),
+        }
     }
 
     /// Whose it is.
@@ -91,7 +104,7 @@ impl Replica {
 
     /// Calls that have not ended; None while it takes no new ones.
     pub(crate) fn load(&self) -> Option<usize> {
-        (!self.draining.load(Ordering::Relaxed)).then(|| self.in_flight())
+        (!self.draining.load(Ordering::Relaxed) && !self.is_noticed()).then(|| self.in_flight())
     }
 
     /// Calls that have not ended, whether or not it takes new ones.
@@ -107,6 +120,20 @@ impl Replica {
     /// Whether it takes new calls, as its membership tells.
     pub(crate) fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
+        *self.noticed() = None;
+    }
+
+    /// A stream has said that the worker drains.
+    fn notice(&self) {
+        *self.noticed() = Some(Instant::now());
+    }
+
+    fn is_noticed(&self) -> bool {
+        self.noticed().is_some_and(|at| at.elapsed() < NOTICE)
+    }
+
+    fn noticed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a call, counted as in flight from here until the events are dropped.
@@ -199,5 +226,28 @@ fn sampling(filled: &Filled) -> SamplingParams {
         ignore_eos: filled.ignore_eos,
         stop_token_ids: filled.stop_token_ids.clone(),
         top_logprobs: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_counts_for_a_while_or_until_the_membership_tells() {
+        let channel = Endpoint::from_static("http://nobody").connect_lazy();
+        let card = Card { digest: String::new(), context_length: 1, vocab_size: 1 };
+        let replica = Replica::new(WorkerName::new("w1").unwrap(), channel, card);
+        assert_eq!(replica.load(), Some(0));
+        replica.notice();
+        assert_eq!(replica.load(), None);
+        tokio::time::advance(NOTICE).await;
+        assert_eq!(replica.load(), Some(0));
+        replica.notice();
+        replica.set_draining(true);
+        replica.set_draining(false);
+        assert_eq!(replica.load(), Some(0));
     }
 }

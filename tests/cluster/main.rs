@@ -7,4 +7,5 @@ mod cluster;
 
 mod etcd;
 mod life;
+mod operators;
 mod tls;

@@ -5,12 +5,14 @@ use std::process::{Command, Stdio};
 use crate::up::{MODEL, PENSTOCK, Up, python};
 
 #[test]
-fn the_official_openai_client_works_unchanged() {
+fn official_clients_work_unchanged() {
     let up = Up::start(&[]);
     let output = Command::new(python())
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/clients/test_openai.py"])
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+        .args(["tests/clients/test_openai.py", "tests/clients/test_grpc.py"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PENSTOCK_URL", &up.url)
+        .env("PENSTOCK_GRPC", &up.grpc)
         .env("PENSTOCK_OPS", &up.ops)
         .env("PENSTOCK_MODEL", MODEL)
         .env("NO_PROXY", "127.0.0.1")

@@ -81,7 +81,7 @@ impl Events {
                 Checked::Tokens(ids) if ids.is_empty() => {}
                 Checked::Tokens(ids) => return Ok(Event::Tokens(ids)),
                 Checked::Finished(finish) => return self.end(finish).await,
-                Checked::Draining => self.replica.set_draining(true),
+                Checked::Draining => self.replica.notice(),
             }
         }
     }

@@ -19,14 +19,14 @@ use penstock_proto::worker::{
     GetModelResponse, Load, ModelCard, Tokens, WatchLoadRequest, Worker, WorkerGenerateEvent, WorkerGenerateRequest,
     WorkerServer, get_model_response, worker_generate_event,
 };
-use penstock_proto::{ModelName, WorkerName};
-use penstock_router::{Config, Connect, ConnectError, Router};
+use penstock_proto::{ErrorCode, ModelName, WorkerName};
+use penstock_router::{AdminKey, Config, Connect, ConnectError, Router, Workers};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::Status;
@@ -38,6 +38,19 @@ pub(crate) const MODEL: &str = "parrot";
 pub(crate) const CONTEXT: u32 = 500;
 /// Three special tokens and one for every byte.
 pub(crate) const VOCABULARY: u32 = 259;
+/// What every worker says of its load.
+pub(crate) const LOAD: Load = Load {
+    running: 2,
+    waiting: 1,
+    queued_uncached_tokens: 70,
+    prefill_rate: 1000.0,
+    kv_blocks_used: 5,
+    kv_blocks_cached: 3,
+    kv_blocks_free: 8,
+    predicted_wait_seconds: 0.25,
+    numerics: String::new(),
+    draining: false,
+};
 
 /// The ids that spell a text: a byte each.
 pub(crate) fn ids(text: &str) -> Vec<u32> {
@@ -116,8 +129,12 @@ impl Call {
     }
 }
 
+/// What a router asks of a worker's drain, and the way to answer it.
+pub(crate) type DrainCall = (DrainRequest, oneshot::Sender<()>);
+
 struct Fake {
     calls: mpsc::UnboundedSender<Call>,
+    drains: mpsc::UnboundedSender<DrainCall>,
     refusal: Arc<Mutex<Option<Status>>>,
     digest: String,
     context: u32,
@@ -173,7 +190,7 @@ impl Worker for Fake {
     }
 
     async fn get_load(&self, _: tonic::Request<GetLoadRequest>) -> Result<tonic::Response<Load>, Status> {
-        Err(Status::unimplemented("not asked by routers yet"))
+        Ok(tonic::Response::new(LOAD))
     }
 
     async fn watch_load(
@@ -183,8 +200,11 @@ impl Worker for Fake {
         Err(Status::unimplemented("not asked by routers yet"))
     }
 
-    async fn drain(&self, _: tonic::Request<DrainRequest>) -> Result<tonic::Response<DrainResponse>, Status> {
-        Err(Status::unimplemented("not asked by routers yet"))
+    async fn drain(&self, request: tonic::Request<DrainRequest>) -> Result<tonic::Response<DrainResponse>, Status> {
+        let (done, answered) = oneshot::channel();
+        let _ = self.drains.send((request.into_inner(), done));
+        answered.await.map_err(|_| ErrorCode::Cancelled.status("the drain was called off", None))?;
+        Ok(tonic::Response::new(DrainResponse {}))
     }
 }
 
@@ -230,6 +250,7 @@ fn files() -> BTreeMap<String, Vec<u8>> {
 pub(crate) struct FakeWorker {
     pub(crate) member: Member,
     calls: mpsc::UnboundedReceiver<Call>,
+    drains: mpsc::UnboundedReceiver<DrainCall>,
     refusal: Arc<Mutex<Option<Status>>>,
 }
 
@@ -237,6 +258,11 @@ impl FakeWorker {
     /// The next call that comes.
     pub(crate) async fn call(&mut self) -> Call {
         soon(self.calls.recv()).await.unwrap()
+    }
+
+    /// The next drain that is asked for.
+    pub(crate) async fn drain(&mut self) -> DrainCall {
+        soon(self.drains.recv()).await.unwrap()
     }
 
     /// Whether a call has come that nobody took.
@@ -269,6 +295,7 @@ type Pipes = Arc<Mutex<BTreeMap<String, mpsc::UnboundedSender<std::io::Result<Du
 pub(crate) struct Front {
     pub(crate) router: Router,
     pub(crate) registry: Registry,
+    pub(crate) key: AdminKey,
     members: mpsc::Sender<MemberEvent>,
     pipes: Pipes,
     servers: JoinSet<()>,
@@ -291,21 +318,27 @@ impl Front {
     /// A router without workers.
     pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = Config { http: free, grpc: free, ..Config::default() };
+        let mut config = Config { http: free, grpc: free, admin: free, ..Config::default() };
         change(&mut config);
         let pipes = Pipes::default();
         let (members, events) = mpsc::channel(8);
         let registry = Registry::new();
-        let router = Router::start(config, ReceiverStream::new(events), connect(&pipes), &registry).await.unwrap();
-        Self { router, registry, members, pipes, servers: JoinSet::new() }
+        let dir = tempfile::tempdir().unwrap();
+        let key = AdminKey::read_or_create(&dir.path().join("admin.key")).unwrap();
+        let members_told = ReceiverStream::new(events).boxed();
+        let workers =
+            Workers { members: members_told, staleness: Arc::new(|| Duration::from_secs(1)), connect: connect(&pipes) };
+        let router = Router::start(config, key.clone(), workers, &registry).await.unwrap();
+        Self { router, registry, key, members, pipes, servers: JoinSet::new() }
     }
 
     /// A worker joins.
     pub(crate) async fn join(&mut self, name: &str, traits: Traits) -> FakeWorker {
         let (calls, received) = mpsc::unbounded_channel();
+        let (drains, drained) = mpsc::unbounded_channel();
         let refusal = Arc::default();
         let Traits { digest, context } = traits;
-        let fake = Fake { calls, refusal: Arc::clone(&refusal), digest: digest.to_owned(), context };
+        let fake = Fake { calls, drains, refusal: Arc::clone(&refusal), digest: digest.to_owned(), context };
         let (pipe, incoming) = mpsc::unbounded_channel();
         self.pipes.lock().unwrap().insert(format!("inprocess:{name}"), pipe);
         self.servers.spawn(async move {
@@ -325,7 +358,7 @@ impl Front {
             epoch: Default::default(),
         };
         self.tell(MemberEvent::Joined(member.clone())).await;
-        FakeWorker { member, calls: received, refusal }
+        FakeWorker { member, calls: received, drains: drained, refusal }
     }
 
     /// Tells the router of a member.
