@@ -165,17 +165,21 @@ impl Router {
         match ErrorCode::from_status(status) {
             Some((ErrorCode::WorkerNotFound | ErrorCode::InvalidRequest, _)) => Fault::bad_input(status.message()),
             Some(_) => Fault::failed(status.message()),
-            None if std::error::Error::source(status).is_some() => {
-                not_reachable(&self.url, &Causes(status).to_string())
-            }
-            None => Fault::failed(format!("{}: {}", self.url, Causes(status))),
+            None => match std::error::Error::source(status) {
+                Some(lost) => not_reachable(&self.url, &Causes(lost).to_string()),
+                None => {
+                    let (url, reason) = (&self.url, status.message());
+                    Fault::failed(format!("{url} does not answer as the admin port of a router: {reason}"))
+                }
+            },
         }
     }
 }
 
 fn not_reachable(url: &str, reason: &str) -> Fault {
     let hint = if url.starts_with("https") {
-        "is that the admin port of a router with TLS, and --tls-ca its authority?"
+        "is that the admin port of a router with TLS, and --tls-ca its authority? A router that asks clients for \
+         certificates wants --tls-cert and --tls-key from its own authority; its log says why it refused"
     } else {
         "is that the admin port of a router? Where it has TLS, give --tls-ca"
     };
@@ -263,7 +267,9 @@ fn table(response: &StatusResponse) -> Result<(), Fault> {
     }
     if response.store_staleness_seconds > 0.0 {
         let seconds = response.store_staleness_seconds;
-        output::line(&format!("etcd has not answered this router for {seconds:.0} s: who has come or gone since is not known"))?;
+        output::line(&format!(
+            "etcd has not answered this router for {seconds:.0} s: who has come or gone since is not known"
+        ))?;
     }
     Ok(())
 }

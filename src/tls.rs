@@ -44,10 +44,9 @@ impl IdentityArgs {
     /// What we show to servers that ask.
     fn identity(&self) -> Result<Option<Identity>, Fault> {
         match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => Ok(Some(Identity::from_pem(
-                certificates("--tls-cert", certificate)?,
-                private_key("--tls-key", key)?,
-            ))),
+            (Some(certificate), Some(key)) => {
+                Ok(Some(Identity::from_pem(certificates("--tls-cert", certificate)?, private_key("--tls-key", key)?)))
+            }
             _ => Ok(None),
         }
     }

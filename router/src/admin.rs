@@ -2,6 +2,7 @@
 
 mod key;
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,9 @@ impl Door for Locked {
         let message = match head.headers.get(header::AUTHORIZATION) {
             Some(given) if self.0.opens(given) => return Ok(()),
             Some(_) => "this is not the admin key of this router; it is in admin.key under the router's --data-dir",
-            None => "the admin port wants the key in admin.key under the router's --data-dir: authorization: Bearer KEY",
+            None => {
+                "the admin port wants the key in admin.key under the router's --data-dir: authorization: Bearer KEY"
+            }
         };
         Err(Failure::new(ErrorCode::Unauthenticated, message))
     }
@@ -127,7 +130,7 @@ impl Admin {
         let load = match asked.await {
             Ok(load) => load,
             Err(status) => {
-                problem = problem.or_else(|| Some(format!("its load is not known: {}", Causes(&status))));
+                problem = problem.or_else(|| Some(format!("its load is not known: {}", reason(&status))));
                 Default::default()
             }
         };
@@ -153,10 +156,7 @@ impl Admin {
             let names: Vec<&str> = snapshot.workers.keys().map(WorkerName::as_str).collect();
             let there = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
             let message = format!("there is no worker {name:?} in this cluster; there are: {there}");
-            return Err(Failure {
-                param: Some("name".to_owned()),
-                ..Failure::new(ErrorCode::WorkerNotFound, message)
-            });
+            return Err(Failure { param: Some("name".to_owned()), ..Failure::new(ErrorCode::WorkerNotFound, message) });
         };
         Ok((worker.clone(), self.control(known).map_err(|status| failed(worker, &status))?))
     }
@@ -178,6 +178,11 @@ fn silent(worker: &WorkerName) -> Status {
 fn failed(worker: &WorkerName, status: &Status) -> Failure {
     match ErrorCode::from_status(status) {
         Some((code, _)) => Failure::new(code, format!("{worker}: {}", status.message())),
-        None => Failure::new(ErrorCode::WorkerLost, format!("{worker} cannot be reached: {}", Causes(status))),
+        None => Failure::new(ErrorCode::WorkerLost, format!("{worker} cannot be reached: {}", reason(status))),
     }
+}
+
+/// What stands behind a status: where a connection failed, the cause says more than the message.
+fn reason(status: &Status) -> String {
+    status.source().map_or_else(|| status.message().to_owned(), |cause| Causes(cause).to_string())
 }

@@ -53,7 +53,8 @@ impl Config {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let exposed = |address: &SocketAddr| !self.insecure && !address.ip().is_loopback();
         let clients_are_known = self.tls.as_ref().is_some_and(ServerTls::asks_clients);
-        if let Some(address) = [self.http, self.grpc].into_iter().find(|address| exposed(address) && !clients_are_known) {
+        if let Some(address) = [self.http, self.grpc].into_iter().find(|address| exposed(address) && !clients_are_known)
+        {
             return Err(Error::Exposed { address });
         }
         if exposed(&self.admin) && self.tls.is_none() {

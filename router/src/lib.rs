@@ -92,8 +92,8 @@ impl Router {
         let status = Status { fleet: fleet.clone(), draining: Arc::default() };
         let (tls, limits, grace) = (config.tls.clone(), config.limits.clone(), config.grace);
         let listen = |address, flag| Listen { address, flag, tls: tls.clone(), limits: limits.clone() };
-        let [http, grpc, admin] =
-            [(config.http, "--http"), (config.grpc, "--grpc"), (config.admin, "--admin")].map(|(at, flag)| listen(at, flag));
+        let [http, grpc, admin] = [(config.http, "--http"), (config.grpc, "--grpc"), (config.admin, "--admin")]
+            .map(|(at, flag)| listen(at, flag));
         let dispatch = Dispatch::new(fleet.clone(), config.balance, Arc::clone(&metrics));
         let api = Arc::new(Api::new(config, dispatch, metrics));
         let grpc = grpc::start(grpc, Arc::clone(&api), fleet.clone()).await?;

@@ -6,8 +6,8 @@ mod control;
 mod events;
 mod fetch;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use penstock_proto::worker::{SamplingParams, WorkerClient, WorkerGenerateRequest};

@@ -39,7 +39,10 @@ async fn a_drain_through_one_router_reaches_all_and_no_request_fails() {
             cluster.ask(back, "alone").await.unwrap();
             let told = status(&cluster, back);
             let worker = told["workers"].as_array().unwrap().iter().find(|worker| worker["name"] == name).unwrap();
-            assert_eq!((&worker["state"], &worker["running"], &worker["in_flight"]), (&"draining".into(), &0.into(), &0.into()));
+            assert_eq!(
+                (&worker["state"], &worker["running"], &worker["in_flight"]),
+                (&"draining".into(), &0.into(), &0.into())
+            );
             let (code, text) = cluster.operate(back, &["undrain", name]);
             assert_eq!((code, text), (Some(0), format!("{name} takes work again\n")));
             both("ready", 2).await;

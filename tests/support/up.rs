@@ -63,7 +63,18 @@ impl Up {
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let ready = dir.path().join("ready.json");
         let mut child = Command::new(PENSTOCK)
-            .args(["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--model"])
+            .args([
+                "up",
+                "--http",
+                "127.0.0.1:0",
+                "--grpc",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--ops",
+                "127.0.0.1:0",
+                "--model",
+            ])
             .arg(format!("{MODEL}={}", model_file().display()))
             .arg("--data-dir")
             .arg(dir.path())

@@ -134,7 +134,8 @@ mod tests {
         let key = AdminKey("ab".repeat(32));
         assert!(key.opens(&key.header()) && key.opens(&header(&format!("bearer {}", key.0))));
         let (half, longer) = (&key.0[..63], format!("Bearer {}0", key.0));
-        for wrong in ["", "Bearer", "Bearer ", &key.0, &format!("Bearer {half}"), &longer, &format!("Basic  {}", key.0)] {
+        for wrong in ["", "Bearer", "Bearer ", &key.0, &format!("Bearer {half}"), &longer, &format!("Basic  {}", key.0)]
+        {
             assert!(!key.opens(&header(wrong)), "{wrong}");
         }
     }

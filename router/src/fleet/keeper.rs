@@ -57,6 +57,9 @@ enum LoadError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A refusal of our certificate often ends the connection before its reason is read.
+    #[error("{0}; where it refuses our own certificate (--tls-cert), its log says why")]
+    Tls(FetchError),
     #[error(transparent)]
     Text(#[from] prompt::Error),
     #[error("reading the model's text files panicked")]
@@ -292,7 +295,11 @@ impl Loader {
         let channel = (self.connect)(&member.endpoint)?;
         let mut served = Vec::new();
         for model in &member.models {
-            let fetched = fetch(channel.clone(), &model.name, &model.digest).await?;
+            let fetched = fetch(channel.clone(), &model.name, &model.digest).await;
+            let fetched = fetched.map_err(|error| match error {
+                FetchError::Status(_) if member.endpoint.starts_with("https:") => LoadError::Tls(error),
+                error => LoadError::Fetch(error),
+            })?;
             let text = self.text(&fetched).await?;
             let replica = Arc::new(Replica::new(member.name.clone(), channel.clone(), fetched.card));
             served.push(Served { name: model.name.clone(), text, replica });
