@@ -28,6 +28,8 @@ use crate::server::{self, Body, Error, Handler, Listen, Server};
 
 /// The longest time without a call. Clients keep connections for later calls, and their pings are no calls.
 const IDLE: Duration = Duration::from_secs(30 * 60);
+/// Why reflection cannot fail to be built.
+const OURS: &str = "the descriptors were made by this build";
 
 /// When a call's head was there; the port's word to its service.
 #[derive(Clone, Copy)]
@@ -75,15 +77,17 @@ impl Port {
         let Service { name, routes, door } = service;
         let health = Health { reporter: HealthReporter::new(), service: name, draining };
         health.tell(false).await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(penstock_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(name)
-            .with_service_name("grpc.health.v1.Health")
-            .build_v1()
-            .expect("the descriptors were made by this build");
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(penstock_proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .with_service_name(name)
+                .with_service_name("grpc.health.v1.Health")
+        };
+        // Python's and older tools ask for the alpha version.
+        let (new, old) = (reflection().build_v1().expect(OURS), reflection().build_v1alpha().expect(OURS));
         let health_server = HealthServer::new(HealthService::from_health_reporter(health.reporter.clone()));
-        let routes = routes.add_service(health_server).add_service(reflection).prepare();
+        let routes = routes.add_service(health_server).add_service(new).add_service(old).prepare();
         let limits = Limits { idle_time: IDLE, ..listen.limits };
         let calls = Calls { door, limits: limits.clone(), routes, draining: health.draining.clone() };
         let handler: Handler = Arc::new(move |request| calls.clone().answer(request).boxed());
