@@ -29,9 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Address space for the compiler's recursion, of which ordinary constraints touch next to nothing.
 const STACK: usize = 64 << 20;
 
-/// What may stand between two parts of a JSON text: a space, or a new line with its indentation. Without a bound, a
-/// small model can go on with white space for ever.
-const WHITESPACE: &str = r"\x20|\x0A[\x20\x09]{0,16}";
+/// What stands between two items of a JSON text, and between a key and its value; there is no other white space. Given
+/// more, a small model loses itself in it; given none, it has to write what it has hardly ever read.
+const ITEM_SEPARATOR: &str = r",\x20?";
+const KEY_SEPARATOR: &str = r":\x20?";
 
 /// What an answer is held to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,8 +187,12 @@ fn schema(text: &str) -> Result<Value, Refusal> {
     if let Some(reference) = recursion::endless(&schema) {
         return Err(Refusal::Endless(reference.to_owned()));
     }
-    let options =
-        JsonCompileOptions { whitespace_pattern: Some(WHITESPACE.to_owned()), ..JsonCompileOptions::default() };
+    let options = JsonCompileOptions {
+        item_separator: ITEM_SEPARATOR.to_owned(),
+        key_separator: KEY_SEPARATOR.to_owned(),
+        whitespace_flexible: false,
+        ..JsonCompileOptions::default()
+    };
     match &mut schema {
         Value::Object(_) => options.apply_to(&mut schema),
         Value::Bool(_) => {}

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use penstock_cluster::MemberEvent;
 use penstock_proto::inference::{
-    Chat, DataClass, FinishReason, GenerateRequest, GenerateResponse, InferenceClient, ListModelsRequest, Message,
-    Priority, Sampling, generate_request::Input,
+    Chat, Constraint, DataClass, FinishReason, GenerateRequest, GenerateResponse, InferenceClient, ListModelsRequest,
+    Message, Priority, RankedText, Sampling, TextLogprob, constraint, generate_request::Input,
 };
 use penstock_proto::{ErrorCode, worker};
 use serde_json::json;
@@ -54,6 +54,35 @@ async fn begun(
 
 async fn refused(front: &Front, request: impl tonic::IntoRequest<GenerateRequest>) -> Status {
     soon(client(front).await.generate(request)).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_constraint_goes_to_the_worker_and_log_probabilities_come_back_in_bytes() {
+    let (front, mut worker) = Front::with_worker().await;
+    let constraint = || Some(Constraint { kind: Some(constraint::Kind::Regex("a+".to_owned())) });
+    let sampling = Some(Sampling { top_logprobs: Some(1), ..Sampling::default() });
+    let request = GenerateRequest { constraint: constraint(), sampling, ..hello() };
+    let mut client = client(&front).await;
+    let speak = async {
+        let mut call = worker.call().await;
+        assert_eq!(call.request.constraint, constraint());
+        call.say_surely("é", -0.5).await;
+        call.finish().await;
+    };
+    let (response, ()) = soon(async { tokio::join!(client.generate(request), speak) }).await;
+    let pieces: Vec<GenerateResponse> = response.unwrap().into_inner().map(Result::unwrap).collect().await;
+    let told: Vec<TextLogprob> = pieces.into_iter().flat_map(|piece| piece.logprobs).collect();
+    let ranked = |text: &[u8], logprob| RankedText { text: text.to_vec(), logprob };
+    let expected = |byte| TextLogprob { token: Some(ranked(&[byte], -0.5)), top: vec![ranked(b"a", -1.0)] };
+    assert_eq!(told, [expected(0xC3), expected(0xA9)]);
+
+    let refuse = async {
+        let status = ErrorCode::InvalidRequest.status("it is circular", Some("constraint"));
+        worker.call().await.fail(status).await;
+    };
+    let (status, ()) = tokio::join!(refused(&front, GenerateRequest { constraint: constraint(), ..hello() }), refuse);
+    let code = ErrorCode::from_status(&status).unwrap();
+    assert_eq!(code, (ErrorCode::InvalidRequest, Some("constraint".to_owned())));
 }
 
 #[tokio::test]

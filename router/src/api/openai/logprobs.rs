@@ -1,7 +1,6 @@
 //! Log-probabilities in OpenAI's two shapes, and the fields that ask for them.
 
-use serde::Serialize;
-use serde_json::{Map, Number, Value};
+use serde::{Serialize, Serializer};
 
 use super::Kind;
 use crate::api::bounds;
@@ -39,7 +38,7 @@ pub(super) struct Columns {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
     /// The chosen token is there even where it is none of the most likely ones.
-    top_logprobs: Vec<Map<String, Value>>,
+    top_logprobs: Vec<Named>,
     /// Characters of the answer before each token.
     text_offset: Vec<usize>,
 }
@@ -62,6 +61,15 @@ pub(super) fn of_completion(object: &mut Object<'_>) -> Result<Option<u32>, Fail
     let Some(field) = object.take("logprobs").filter(|field| field.json() != "false") else { return Ok(None) };
     let count = field.integer(0, i128::from(bounds::TOP_LOGPROBS))?;
     Ok(Some(u32::try_from(count).expect("the range was checked")))
+}
+
+/// Log-probabilities by their tokens' names, as an object in their order.
+struct Named(Vec<(String, f32)>);
+
+impl Serialize for Named {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, logprob)| (name, logprob)))
+    }
 }
 
 impl Logprobs {
@@ -91,9 +99,14 @@ impl Columns {
         *offset += told.token.bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count();
         self.tokens.push(name(&told.token.bytes));
         self.token_logprobs.push(finite(told.token.logprob));
-        let number = |logprob: f32| Number::from_f64(f64::from(finite(logprob))).map_or(Value::Null, Value::Number);
-        let ranked = told.top.iter().chain([&told.token]);
-        self.top_logprobs.push(ranked.map(|token| (name(&token.bytes), number(token.logprob))).collect());
+        let mut named: Vec<(String, f32)> = Vec::with_capacity(told.top.len() + 1);
+        for token in told.top.iter().chain([&told.token]) {
+            let name = name(&token.bytes);
+            if named.iter().all(|(other, _)| *other != name) {
+                named.push((name, finite(token.logprob)));
+            }
+        }
+        self.top_logprobs.push(Named(named));
     }
 }
 
