@@ -224,8 +224,11 @@ impl Answering {
         match text.push(ids) {
             Step::Text(text) => Delta { text, finish: None },
             Step::Stopped(stopped) => {
-                let usage =
-                    Usage { prompt_tokens: self.prompt_tokens, cached_tokens: 0, completion_tokens: text.received() };
+                let usage = Usage {
+                    prompt_tokens: self.prompt_tokens,
+                    cached_tokens: self.events.cached_tokens(),
+                    completion_tokens: text.received(),
+                };
                 Delta { text: stopped, finish: Some(Finish { reason: FinishReason::Stop, usage }) }
             }
         }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use penstock_engine::runner::{CandleRunner, KvSize, Options};
-use penstock_engine::{Config, Engine, Event, Events, FinishReason, Priority, SamplingParams, Submission, Tenant};
+use penstock_engine::{Config, Engine, Event, Events, FinishReason, PrefixScope, Priority, SamplingParams, Submission, Tenant};
 
 use super::{golden_json, ids, model_path};
 
@@ -40,6 +40,8 @@ fn submissions() -> Vec<Submission> {
             prompt: prompt[..length].to_vec(),
             resume: Vec::new(),
             sampling: SamplingParams { seed: n as u64 + 1, max_tokens, ..SamplingParams::default() },
+            scope: PrefixScope::Tenant,
+            cache_salt: Vec::new(),
         }
     };
     (0..SEQUENCES).map(submission).collect()

@@ -31,6 +31,8 @@ pub(super) enum Lie {
     Vocabulary { id: u32, size: u32 },
     #[error("more than the {limit} tokens that were asked for")]
     TooMany { limit: u32 },
+    #[error("{cached} cached tokens of a prompt of {prompt}")]
+    Cached { cached: u32, prompt: u32 },
     #[error("an event with nothing in it")]
     Nothing,
     #[error("the unknown finish reason {reason}")]
@@ -62,11 +64,17 @@ impl Events {
     ) -> Self {
         let checks = Checks {
             position: 0,
+            cached: 0,
             prompt: u32::try_from(call.prompt.len()).unwrap_or(u32::MAX),
             vocabulary: replica.card.vocab_size,
             limit: call.sampling.max_tokens,
         };
         Self { stream, replica, checks, _in_flight: in_flight }
+    }
+
+    /// Tokens of the prompt that the worker's cache held, as of the last event.
+    pub(crate) fn cached_tokens(&self) -> u32 {
+        self.checks.cached
     }
 
     /// The next event. Not to be called after [`Event::Finished`] or a failure.
@@ -111,6 +119,8 @@ enum Checked {
 struct Checks {
     /// Outputs so far.
     position: u64,
+    /// Tokens of the prompt that the worker's cache held.
+    cached: u32,
     prompt: u32,
     vocabulary: u32,
     limit: u32,
@@ -125,13 +135,13 @@ impl Checks {
             return Err(Lie::Position { found, expected: self.position });
         }
         match event {
-            worker_generate_event::Event::Tokens(tokens) => self.tokens(tokens.ids),
+            worker_generate_event::Event::Tokens(tokens) => self.tokens(tokens.ids, message.cached_tokens),
             worker_generate_event::Event::Finished(finished) => self.finished(&finished),
             worker_generate_event::Event::Drain(_) => Ok(Checked::Draining),
         }
     }
 
-    fn tokens(&mut self, ids: Vec<u32>) -> Result<Checked, Lie> {
+    fn tokens(&mut self, ids: Vec<u32>, cached: u32) -> Result<Checked, Lie> {
         if let Some(&id) = ids.iter().find(|id| **id >= self.vocabulary) {
             return Err(Lie::Vocabulary { id, size: self.vocabulary });
         }
@@ -139,6 +149,10 @@ impl Checks {
         if self.position > u64::from(self.limit) {
             return Err(Lie::TooMany { limit: self.limit });
         }
+        if cached > self.prompt {
+            return Err(Lie::Cached { cached, prompt: self.prompt });
+        }
+        self.cached = cached;
         Ok(Checked::Tokens(ids))
     }
 
@@ -164,12 +178,12 @@ mod tests {
     use super::*;
 
     fn checks() -> Checks {
-        Checks { position: 0, prompt: 4, vocabulary: 10, limit: 3 }
+        Checks { position: 0, cached: 0, prompt: 4, vocabulary: 10, limit: 3 }
     }
 
     fn tokens(sequence_number: u64, ids: &[u32]) -> WorkerGenerateEvent {
         let event = worker_generate_event::Event::Tokens(Tokens { ids: ids.to_vec() });
-        WorkerGenerateEvent { sequence_number, event: Some(event) }
+        WorkerGenerateEvent { sequence_number, event: Some(event), cached_tokens: 2 }
     }
 
     fn finished(sequence_number: u64, change: impl FnOnce(&mut Finished)) -> WorkerGenerateEvent {
@@ -181,15 +195,17 @@ mod tests {
             ..Finished::default()
         };
         change(&mut finished);
-        WorkerGenerateEvent { sequence_number, event: Some(worker_generate_event::Event::Finished(finished)) }
+        let event = worker_generate_event::Event::Finished(finished);
+        WorkerGenerateEvent { sequence_number, event: Some(event), cached_tokens: 2 }
     }
 
     #[test]
     fn an_honest_answer_passes() {
         let mut checks = checks();
         assert_eq!(checks.check(tokens(0, &[1, 9])), Ok(Checked::Tokens(vec![1, 9])));
+        assert_eq!(checks.cached, 2);
         let drain = worker_generate_event::Event::Drain(DrainNotice {});
-        let notice = WorkerGenerateEvent { sequence_number: 0, event: Some(drain) };
+        let notice = WorkerGenerateEvent { event: Some(drain), ..WorkerGenerateEvent::default() };
         assert_eq!(checks.check(notice), Ok(Checked::Draining));
         assert_eq!(checks.check(tokens(2, &[0])), Ok(Checked::Tokens(vec![0])));
         let usage = Usage { prompt_tokens: 4, cached_tokens: 2, completion_tokens: 3 };
@@ -202,6 +218,8 @@ mod tests {
         assert_eq!(checks().check(tokens(1, &[1])), Err(Lie::Position { found: 1, expected: 0 }));
         assert_eq!(checks().check(tokens(0, &[1, 10])), Err(Lie::Vocabulary { id: 10, size: 10 }));
         assert_eq!(checks().check(tokens(0, &[1, 1, 1, 1])), Err(Lie::TooMany { limit: 3 }));
+        let more = WorkerGenerateEvent { cached_tokens: 5, ..tokens(0, &[1]) };
+        assert_eq!(checks().check(more), Err(Lie::Cached { cached: 5, prompt: 4 }));
         assert_eq!(checks().check(WorkerGenerateEvent::default()), Err(Lie::Nothing));
         assert_eq!(checks().check(finished(3, |_| {})), Err(Lie::Position { found: 3, expected: 0 }));
         let after = |change: fn(&mut Finished)| {

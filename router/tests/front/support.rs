@@ -51,6 +51,13 @@ pub(crate) struct Call {
     said: u64,
 }
 
+/// What the stand-in says that it has of every prompt.
+const CACHED_TOKENS: u32 = 1;
+
+fn message(sequence_number: u64, event: Option<worker_generate_event::Event>) -> WorkerGenerateEvent {
+    WorkerGenerateEvent { sequence_number, event, cached_tokens: CACHED_TOKENS }
+}
+
 impl Call {
     /// The prompt as text.
     pub(crate) fn prompt(&self) -> String {
@@ -60,7 +67,7 @@ impl Call {
 
     /// Sends an event as it stands.
     pub(crate) async fn send(&self, sequence_number: u64, event: Option<worker_generate_event::Event>) {
-        self.events.send(Ok(WorkerGenerateEvent { sequence_number, event })).await.unwrap();
+        self.events.send(Ok(message(sequence_number, event))).await.unwrap();
     }
 
     /// Sends tokens where they are due.
@@ -81,7 +88,7 @@ impl Call {
             reason: FinishReason::Stop.into(),
             prompt_tokens: self.request.prompt_ids.len() as u32,
             output_tokens: self.said as u32,
-            cached_tokens: 1,
+            cached_tokens: CACHED_TOKENS,
             ..Finished::default()
         }
     }
@@ -101,9 +108,7 @@ impl Call {
         loop {
             let ids = ids(&"x".repeat(4000));
             let event = worker_generate_event::Event::Tokens(Tokens { ids });
-            let said =
-                self.events.send(Ok(WorkerGenerateEvent { sequence_number: self.said, event: Some(event) })).await;
-            if said.is_err() {
+            if self.events.send(Ok(message(self.said, Some(event)))).await.is_err() {
                 return;
             }
             self.said += 4000;
