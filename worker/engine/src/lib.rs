@@ -13,6 +13,7 @@ pub mod runner;
 pub mod sampler;
 mod scheduler;
 mod sequence;
+pub mod simulation;
 pub mod stats;
 mod step;
 pub mod weights;

@@ -262,7 +262,8 @@ impl Scheduler {
         let class = sequence.turn.map_or(id.priority, |turn| turn.class);
         // Work of a lower class makes way.
         let makes_way = |other: &&SequenceId| self.sequences[*other].state == State::Running;
-        let lower = self.turns.range(Turn { class, start: u64::MAX }..).map(|(_, id)| id).rev().find(makes_way).copied();
+        let lower =
+            self.turns.range(Turn { class, start: u64::MAX }..).map(|(_, id)| id).rev().find(makes_way).copied();
         let seat_free = self.running < self.max_sequences;
         if !seat_free && lower.is_none() {
             return Start::Refused;

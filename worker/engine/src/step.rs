@@ -182,7 +182,8 @@ impl Stepper {
 
     fn admit(&mut self, arrival: Arrival) {
         let Arrival { id, submission, chain, submitted, mut ticket, outbox } = arrival;
-        let Submission { tenant, priority: _, deadline, prompt, resume, sampling, scope: _, cache_salt: _ } = submission;
+        let Submission { tenant, priority: _, deadline, prompt, resume, sampling, scope: _, cache_salt: _ } =
+            submission;
         let prompt_tokens = prompt.len();
         let limit = prompt_tokens + sampling.max_tokens as usize;
         let sampler = Sampler::new(sampling, &prompt, &resume, &self.eos);

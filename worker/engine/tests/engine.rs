@@ -12,8 +12,8 @@ use penstock_engine::batch::{Batch, TokenId};
 use penstock_engine::runner::scripted::{Script, ScriptedRunner};
 use penstock_engine::runner::{self, ModelRunner, Shape};
 use penstock_engine::{
-    Config, Engine, Event, Events, Failure, FinishReason, Finished, PrefixScope, Priority, SamplingParams, Submission, SubmitError,
-    Tenant, clock,
+    Config, Engine, Event, Events, Failure, FinishReason, Finished, PrefixScope, Priority, SamplingParams, Submission,
+    SubmitError, Tenant, clock,
 };
 
 const VOCAB: usize = 97;
