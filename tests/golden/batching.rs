@@ -5,7 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use penstock_engine::runner::{CandleRunner, KvSize, Options};
-use penstock_engine::{Config, Engine, Event, Events, FinishReason, PrefixScope, Priority, SamplingParams, Submission, Tenant};
+use penstock_engine::{
+    Config, Engine, Event, Events, FinishReason, PrefixScope, Priority, SamplingParams, Submission, Tenant,
+};
 
 use super::{golden_json, ids, model_path};
 

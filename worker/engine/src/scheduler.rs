@@ -160,17 +160,19 @@ impl Scheduler {
     pub(crate) fn schedule(&mut self) -> Plan {
         self.send_batch_ahead();
         let mut plan = Plan::default();
-        for id in self.ids(|sequence| sequence.state == State::Running && sequence.pending() == 1) {
+        let (decode, others) = self.active();
+        for id in decode {
             self.plan_rows(&mut plan, id);
         }
+        let mut others = others.into_iter().peekable();
         // Once one cannot start, none behind it may: else a long prompt would wait for ever.
         let mut line_moves = true;
         for class in [Priority::Interactive, Priority::Batch] {
-            for id in self.ids(|sequence| sequence.turn.is_some_and(|turn| turn.class == class)) {
+            while let Some((_, id)) = others.next_if(|(turn, _)| turn.class == class) {
                 match self.sequences[&id].state {
-                    State::Running if self.sequences[&id].pending() > 1 => self.plan_rows(&mut plan, id),
+                    State::Running => self.plan_rows(&mut plan, id),
                     State::Waiting if line_moves => line_moves = !matches!(self.start(&mut plan, id), Start::Refused),
-                    State::Running | State::Waiting | State::Paused => {}
+                    State::Waiting | State::Paused => {}
                 }
             }
             if line_moves {
@@ -204,9 +206,18 @@ impl Scheduler {
         census
     }
 
-    /// Those that have started, in the order of service, and are as wanted.
-    fn ids(&self, wanted: impl Fn(&Sequence) -> bool) -> Vec<SequenceId> {
-        self.turns.values().copied().filter(|id| wanted(&self.sequences[id])).collect()
+    /// Of those that have started, in the order of service: who decodes, and who reads or wants its seat back.
+    fn active(&self) -> (Vec<SequenceId>, Vec<(Turn, SequenceId)>) {
+        let (mut decode, mut others) = (Vec::with_capacity(self.running), Vec::new());
+        for (turn, id) in &self.turns {
+            let sequence = &self.sequences[id];
+            match sequence.state {
+                State::Running if sequence.pending() == 1 => decode.push(*id),
+                State::Running | State::Waiting => others.push((*turn, *id)),
+                State::Paused => {}
+            }
+        }
+        (decode, others)
     }
 
     /// Changes a sequence's state and counts seats and promises with it.
@@ -346,6 +357,18 @@ impl Scheduler {
             return;
         }
         let lacking = sequence.blocks_lacking(wanted);
+        if lacking > 0 {
+            self.give_blocks(plan, id, lacking);
+        }
+        let sequence = &self.sequences[&id];
+        let rows = wanted.min(sequence.blocks.len() * BLOCK_TOKENS - sequence.computed);
+        if rows > 0 {
+            plan.push(Chunk { id, rows, draws: rows == sequence.pending(), prefill: sequence.prefills() });
+        }
+    }
+
+    /// Adds as many of `lacking` blocks as there are or others behind it hold.
+    fn give_blocks(&mut self, plan: &mut Plan, id: SequenceId, lacking: usize) {
         while self.blocks.available() < lacking {
             let Some(victim) = self.victim(id) else { break };
             self.preempt(plan, victim);
@@ -353,10 +376,6 @@ impl Scheduler {
         let sequence = self.sequences.get_mut(&id).expect("no sequence is its own victim");
         let more = lacking.min(self.blocks.available());
         self.blocks.grow(&mut sequence.blocks, more).expect("no more than there are");
-        let rows = wanted.min(sequence.blocks.len() * BLOCK_TOKENS - sequence.computed);
-        if rows > 0 {
-            plan.push(Chunk { id, rows, draws: rows == sequence.pending(), prefill: sequence.prefills() });
-        }
     }
 
     /// Whose blocks `id` gets: first those without a seat, who need them least, then whoever is last behind it.
@@ -394,10 +413,10 @@ impl Scheduler {
         if self.batch_passed < BATCH_PATIENCE {
             return;
         }
-        let batch = |sequence: &Sequence| sequence.turn.is_some_and(|turn| turn.class == Priority::Batch);
-        let started = self.ids(|sequence| batch(sequence) && sequence.state != State::Paused);
+        let mut started = self.turns.range(Turn { class: Priority::Batch, start: 0 }..).map(|(_, id)| *id);
+        let started = started.find(|id| self.sequences[id].state != State::Paused);
         self.lines.batch.rewind();
-        let Some(id) = started.first().copied().or_else(|| self.lines.batch.next()) else { return };
+        let Some(id) = started.or_else(|| self.lines.batch.next()) else { return };
         let sequence = &self.sequences[&id];
         if sequence.turn.is_none() {
             let tokens = self.uncached(sequence);
