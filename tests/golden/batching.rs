@@ -34,10 +34,11 @@ fn submissions() -> Vec<Submission> {
     let submission = |n: usize| {
         let prompt = &prompts[n % prompts.len()];
         let length = prompt.len().min(5 + n * 13 % 90);
-        let max_tokens = 24 + (n as u32 * 7) % 29;
+        let max_tokens = 60 + (n as u32 * 7) % 29;
         Submission {
             tenant: Tenant("golden".into()),
-            priority: if n.is_multiple_of(5) { Priority::Batch } else { Priority::Interactive },
+            // Those that come later take blocks of those that came first.
+            priority: if n < 20 { Priority::Batch } else { Priority::Interactive },
             deadline: penstock_engine::clock::now() + Duration::from_secs(600),
             prompt: prompt[..length].to_vec(),
             resume: Vec::new(),
@@ -97,14 +98,14 @@ fn random(state: &mut u64) -> usize {
 #[test]
 fn together_is_as_alone() {
     let submissions = submissions();
-    let crowded = start(36, 64);
+    let crowded = start(24, 64);
     let progress = Arc::new(Progress::default());
     let mut state = 0x5EED;
     let mut joins_at = 0;
     let readers: Vec<_> = submissions
         .iter()
         .map(|submission| {
-            // Each joins when the others are some random number of tokens further; each gives or leaves out at least 24.
+            // Each joins when the others are some random number of tokens further; each gives or leaves out at least 60.
             progress.wait_for(joins_at);
             let events = crowded.submit(submission.clone()).expect("it is taken");
             joins_at += random(&mut state) % 24;

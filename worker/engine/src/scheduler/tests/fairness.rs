@@ -3,6 +3,7 @@
 use super::*;
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
     /// Two tenants who always have someone waiting: what they were served differs by no more than what can run at once.
     #[test]
     fn two_tenants_with_a_backlog_are_served_alike(
