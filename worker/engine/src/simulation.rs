@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_its_line() {
-        let line = |trace| replay(trace).unwrap_err().line;
+        let line = |trace: &str| replay(trace).unwrap_err().line;
         assert_eq!(line(""), 1);
         assert_eq!(line("engine batch=1 seats=2 blocks=8"), 1);
         assert_eq!(line("engine batch=8 seats=0 blocks=8"), 1);

@@ -36,7 +36,7 @@ fn start_with(kv_blocks: usize, config: Config) -> (Engine, Arc<AtomicUsize>) {
     let script = Script { vocab_size: VOCAB as usize, context_length: 1024, kv_blocks, ..Script::default() };
     let rows = Arc::new(AtomicUsize::new(0));
     let runner = Counting(ScriptedRunner::new(script), rows.clone());
-    (Engine::start(config, Box::new(runner)).unwrap(), rows)
+    (Engine::start(config, Box::new(runner)).expect("the engine starts"), rows)
 }
 
 /// Tokens that look like no others with another seed.
@@ -60,7 +60,7 @@ fn submission(prompt: Vec<TokenId>, max_tokens: u32) -> Submission {
 fn read(mut events: Events) -> (Vec<TokenId>, Finished) {
     let mut tokens = Vec::new();
     loop {
-        match events.blocking_recv().unwrap() {
+        match events.blocking_recv().expect("a last event comes before the end") {
             Event::Tokens { ids, .. } => tokens.extend(ids),
             Event::Finished(finished) => {
                 assert_eq!(events.cached_tokens(), finished.cached_tokens);
@@ -72,7 +72,7 @@ fn read(mut events: Events) -> (Vec<TokenId>, Finished) {
 }
 
 fn run(engine: &Engine, submission: &Submission) -> (Vec<TokenId>, Finished) {
-    read(engine.submit(submission.clone()).unwrap())
+    read(engine.submit(submission.clone()).expect("it is taken"))
 }
 
 /// Rows that a submission makes an engine compute, and the cached tokens that it is told of.
