@@ -233,14 +233,14 @@ impl Reference {
         while let Some(token) = sequence.tokens.get(entries.len()) {
             entries.push(entry(entries.last().copied().unwrap_or(spec.tenant as Entry), *token));
         }
-        for position in sequence.computed..end {
+        for (position, entry) in entries.iter().enumerate().take(end).skip(sequence.computed) {
             let block = BlockId((slot(position) / BLOCK_TOKENS) as u32);
             let holders = self.scheduler.sequences.values().filter(|other| other.blocks.as_slice().contains(&block));
             assert_eq!(holders.count(), 1, "{block:?} is written while others hold it");
-            self.pool[slot(position)] = Some(entries[position]);
+            self.pool[slot(position)] = Some(*entry);
         }
-        for position in 0..end {
-            assert_eq!(self.pool[slot(position)], Some(entries[position]), "position {position} of {:?}", chunk.id);
+        for (position, entry) in entries.iter().enumerate().take(end) {
+            assert_eq!(self.pool[slot(position)], Some(*entry), "position {position} of {:?}", chunk.id);
         }
         self.rows += chunk.rows;
         *self.served.entry(spec.tenant).or_default() += chunk.rows as u64;
