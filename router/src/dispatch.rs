@@ -123,7 +123,7 @@ impl Dispatch {
         let called = Instant::now();
         let (events, event) = self.call(model, &call, home).await?;
         let mut rest = Answering { events, reading, ready: VecDeque::new(), deadline: call.deadline };
-        rest.reading.read(event, &mut rest.ready);
+        rest.reading.read(event, rest.events.cached_tokens(), &mut rest.ready);
         let first = rest.next().await?;
         Ok(Answer { called, prompt_tokens: rest.reading.prompt_tokens(), first, rest })
     }
@@ -286,7 +286,8 @@ impl Answering {
             if let Some(delta) = self.ready.pop_front() {
                 return Ok(delta);
             }
-            self.reading.read(self.events.next().await?, &mut self.ready);
+            let event = self.events.next().await?;
+            self.reading.read(event, self.events.cached_tokens(), &mut self.ready);
         }
     }
 }

@@ -48,7 +48,10 @@ impl Lie {
             (Self::AfterEnd, Some(Event::Finished(_))) => {
                 let more = Some(Event::Tokens(Tokens { logprobs: Vec::new(), ids: vec![0] }));
                 let sequence_number = event.sequence_number;
-                return vec![event, WorkerGenerateEvent { sequence_number, event: more }];
+                return vec![
+                    event,
+                    WorkerGenerateEvent { sequence_number, event: more, ..WorkerGenerateEvent::default() },
+                ];
             }
             (Self::Vocabulary | Self::Jump | Self::AfterEnd, _) => {}
         }

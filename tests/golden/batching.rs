@@ -5,7 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use penstock_engine::runner::{CandleRunner, KvSize, Options};
-use penstock_engine::{Config, Engine, Event, Events, FinishReason, Priority, SamplingParams, Submission, Tenant};
+use penstock_engine::{
+    Config, Engine, Event, Events, FinishReason, PrefixScope, Priority, SamplingParams, Submission, Tenant,
+};
 
 use super::{golden_json, ids, model_path};
 
@@ -32,14 +34,17 @@ fn submissions() -> Vec<Submission> {
     let submission = |n: usize| {
         let prompt = &prompts[n % prompts.len()];
         let length = prompt.len().min(5 + n * 13 % 90);
-        let max_tokens = 24 + (n as u32 * 7) % 29;
+        let max_tokens = 60 + (n as u32 * 7) % 29;
         Submission {
             tenant: Tenant("golden".into()),
-            priority: if n.is_multiple_of(5) { Priority::Batch } else { Priority::Interactive },
+            // Those that come later take blocks of those that came first.
+            priority: if n < 20 { Priority::Batch } else { Priority::Interactive },
             deadline: penstock_engine::clock::now() + Duration::from_secs(600),
             prompt: prompt[..length].to_vec(),
             resume: Vec::new(),
             sampling: SamplingParams { seed: n as u64 + 1, max_tokens, ..SamplingParams::default() },
+            scope: PrefixScope::Tenant,
+            cache_salt: Vec::new(),
         }
     };
     (0..SEQUENCES).map(submission).collect()
@@ -93,14 +98,14 @@ fn random(state: &mut u64) -> usize {
 #[test]
 fn together_is_as_alone() {
     let submissions = submissions();
-    let crowded = start(36, 64);
+    let crowded = start(24, 64);
     let progress = Arc::new(Progress::default());
     let mut state = 0x5EED;
     let mut joins_at = 0;
     let readers: Vec<_> = submissions
         .iter()
         .map(|submission| {
-            // Each joins when the others are some random number of tokens further; each gives or leaves out at least 24.
+            // Each joins when the others are some random number of tokens further; each gives or leaves out at least 60.
             progress.wait_for(joins_at);
             let events = crowded.submit(submission.clone()).expect("it is taken");
             joins_at += random(&mut state) % 24;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use penstock_proto::{ModelName, WorkerName};
 
-use crate::artifact::{Origins, Token};
+use crate::artifact::{Digest, Origins, Token};
 
 /// What a worker is to serve, and with what.
 #[derive(Debug, Clone)]
@@ -111,13 +111,14 @@ impl Config {
         }
     }
 
-    /// The engine's limits, for a model whose answers these ids end.
-    pub(crate) fn engine(&self, eos_token_ids: Vec<u32>) -> penstock_engine::Config {
+    /// The engine's limits, for the model of that digest, whose answers these ids end.
+    pub(crate) fn engine(&self, model: Digest, eos_token_ids: Vec<u32>) -> penstock_engine::Config {
         penstock_engine::Config {
             max_batch_tokens: self.max_batch_tokens,
             max_sequences: self.max_sequences,
             max_waiting: self.max_waiting,
             eos_token_ids,
+            model_digest: model.to_string(),
             ..penstock_engine::Config::default()
         }
     }

@@ -55,7 +55,7 @@ impl Metrics {
                 MetricType::COUNTER,
             )
             .with(
-                [("hit", 0), ("miss", stats.prompt_tokens)]
+                [("hit", stats.cached_tokens), ("miss", stats.prompt_tokens - stats.cached_tokens)]
                     .map(|(result, tokens)| counter(&[("result", result)], tokens as f64)),
             ),
             family("penstock_step_duration_seconds", "Duration of a step's phases.", MetricType::HISTOGRAM)

@@ -62,9 +62,9 @@ pub(crate) fn parts(config: &Config, timing: Timing) -> Parts {
     );
     Parts {
         name: config.name.clone(),
+        engine: config.engine(card.digest, vec![END]),
         served: Served { card, files },
         runner: Box::new(runner),
-        engine: config.engine(vec![END]),
         drain_timeout: config.drain_timeout,
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Reading {
     /// Where the model may call tools: what reads its calls out of the text.
     calls: Option<Parser>,
     prompt_tokens: u32,
+    /// Of the prompt's, those that a prefix cache held.
+    cached_tokens: u32,
 }
 
 impl Reading {
@@ -32,7 +34,7 @@ impl Reading {
         } else {
             (text, None)
         };
-        Self { text: Some(text), vocabulary, calls, prompt_tokens }
+        Self { text: Some(text), vocabulary, calls, prompt_tokens, cached_tokens: 0 }
     }
 
     /// Tokens of its prompt.
@@ -40,9 +42,10 @@ impl Reading {
         self.prompt_tokens
     }
 
-    /// Takes the worker's next event, and adds the pieces that it completes. Nothing is to be read after a piece with
-    /// a finish.
-    pub(super) fn read(&mut self, event: Event, out: &mut VecDeque<Delta>) {
+    /// Takes the worker's next event, after which so many tokens of the prompt are known to have been cached, and adds
+    /// the pieces that it completes. Nothing is to be read after a piece with a finish.
+    pub(super) fn read(&mut self, event: Event, cached_tokens: u32, out: &mut VecDeque<Delta>) {
+        self.cached_tokens = cached_tokens;
         let delta = match event {
             Event::Tokens(tokens) => self.push(tokens),
             Event::Finished(finish) => self.finish(finish),
@@ -57,7 +60,7 @@ impl Reading {
         }
         // The one call that may be is there: the worker has nothing more to say.
         if let (Some(text), Some(last)) = (self.text.take(), out.back_mut()) {
-            let usage = usage(self.prompt_tokens, &text);
+            let usage = usage(self.prompt_tokens, self.cached_tokens, &text);
             last.finish.get_or_insert(Finish { reason: FinishReason::ToolCalls, stop: None, usage });
         }
     }
@@ -69,7 +72,7 @@ impl Reading {
         match step {
             Step::Text(text) => Delta { text, logprobs, ..Delta::default() },
             Step::Stopped { text: said, stop } => {
-                let usage = usage(self.prompt_tokens, text);
+                let usage = usage(self.prompt_tokens, self.cached_tokens, text);
                 let finish = Some(Finish { reason: FinishReason::Stop, stop: Some(stop), usage });
                 Delta { text: said, logprobs, finish, ..Delta::default() }
             }
@@ -89,6 +92,6 @@ impl Reading {
 }
 
 /// The usage of an answer that ends here, before its worker has told.
-fn usage(prompt_tokens: u32, text: &TextStream) -> Usage {
-    Usage { prompt_tokens, cached_tokens: 0, completion_tokens: text.received() }
+fn usage(prompt_tokens: u32, cached_tokens: u32, text: &TextStream) -> Usage {
+    Usage { prompt_tokens, cached_tokens, completion_tokens: text.received() }
 }

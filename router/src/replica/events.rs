@@ -52,6 +52,8 @@ pub(crate) enum Lie {
     NotALogprob,
     #[error("more than the {limit} tokens that were asked for")]
     TooMany { limit: u32 },
+    #[error("{cached} cached tokens of a prompt of {prompt}")]
+    Cached { cached: u32, prompt: u32 },
     #[error("an event with nothing in it")]
     Nothing,
     #[error("the unknown finish reason {reason}")]
@@ -81,12 +83,18 @@ impl Events {
     ) -> Self {
         let checks = Checks {
             position: 0,
+            cached: 0,
             prompt: u32::try_from(call.prompt.len()).unwrap_or(u32::MAX),
             vocabulary: replica.card.vocab_size,
             limit: call.sampling.max_tokens,
             top_logprobs: call.sampling.top_logprobs,
         };
         Self { stream, replica, checks, _in_flight: in_flight }
+    }
+
+    /// Tokens of the prompt that the worker's cache held, as of the last event.
+    pub(crate) fn cached_tokens(&self) -> u32 {
+        self.checks.cached
     }
 
     /// The next event. Not to be called after [`Event::Finished`] or a failure.
@@ -135,6 +143,8 @@ enum Checked {
 struct Checks {
     /// Outputs so far.
     position: u64,
+    /// Tokens of the prompt that the worker's cache held.
+    cached: u32,
     prompt: u32,
     vocabulary: u32,
     limit: u32,
@@ -150,13 +160,13 @@ impl Checks {
             return Err(Lie::Position { found, expected: self.position });
         }
         match event {
-            worker_generate_event::Event::Tokens(tokens) => self.tokens(tokens),
+            worker_generate_event::Event::Tokens(tokens) => self.tokens(tokens, message.cached_tokens),
             worker_generate_event::Event::Finished(finished) => self.finished(&finished),
             worker_generate_event::Event::Drain(_) => Ok(Checked::Draining),
         }
     }
 
-    fn tokens(&mut self, tokens: worker::Tokens) -> Result<Checked, Lie> {
+    fn tokens(&mut self, tokens: worker::Tokens, cached: u32) -> Result<Checked, Lie> {
         let worker::Tokens { ids, logprobs } = tokens;
         let known = |id: u32| match id < self.vocabulary {
             true => Ok(()),
@@ -173,6 +183,10 @@ impl Checks {
         if self.position > u64::from(self.limit) {
             return Err(Lie::TooMany { limit: self.limit });
         }
+        if cached > self.prompt {
+            return Err(Lie::Cached { cached, prompt: self.prompt });
+        }
+        self.cached = cached;
         Ok(Checked::Tokens(Tokens { ids, logprobs }))
     }
 
@@ -214,12 +228,12 @@ mod tests {
     use super::*;
 
     fn checks() -> Checks {
-        Checks { position: 0, prompt: 4, vocabulary: 10, limit: 3, top_logprobs: None }
+        Checks { position: 0, cached: 0, prompt: 4, vocabulary: 10, limit: 3, top_logprobs: None }
     }
 
     fn tokens(sequence_number: u64, ids: &[u32]) -> WorkerGenerateEvent {
         let event = worker_generate_event::Event::Tokens(worker::Tokens { ids: ids.to_vec(), logprobs: Vec::new() });
-        WorkerGenerateEvent { sequence_number, event: Some(event) }
+        WorkerGenerateEvent { sequence_number, event: Some(event), cached_tokens: 2 }
     }
 
     fn finished(sequence_number: u64, change: impl FnOnce(&mut Finished)) -> WorkerGenerateEvent {
@@ -231,7 +245,8 @@ mod tests {
             ..Finished::default()
         };
         change(&mut finished);
-        WorkerGenerateEvent { sequence_number, event: Some(worker_generate_event::Event::Finished(finished)) }
+        let event = worker_generate_event::Event::Finished(finished);
+        WorkerGenerateEvent { sequence_number, event: Some(event), cached_tokens: 2 }
     }
 
     #[test]
@@ -239,8 +254,9 @@ mod tests {
         let mut checks = checks();
         let passed = |ids: &[u32]| Ok(Checked::Tokens(Tokens { ids: ids.to_vec(), logprobs: Vec::new() }));
         assert_eq!(checks.check(tokens(0, &[1, 9])), passed(&[1, 9]));
+        assert_eq!(checks.cached, 2);
         let drain = worker_generate_event::Event::Drain(DrainNotice {});
-        let notice = WorkerGenerateEvent { sequence_number: 0, event: Some(drain) };
+        let notice = WorkerGenerateEvent { event: Some(drain), ..WorkerGenerateEvent::default() };
         assert_eq!(checks.check(notice), Ok(Checked::Draining));
         assert_eq!(checks.check(tokens(2, &[0])), passed(&[0]));
         let usage = Usage { prompt_tokens: 4, cached_tokens: 2, completion_tokens: 3 };
@@ -275,6 +291,8 @@ mod tests {
         assert_eq!(checks().check(tokens(1, &[1])), Err(Lie::Position { found: 1, expected: 0 }));
         assert_eq!(checks().check(tokens(0, &[1, 10])), Err(Lie::Vocabulary { id: 10, size: 10 }));
         assert_eq!(checks().check(tokens(0, &[1, 1, 1, 1])), Err(Lie::TooMany { limit: 3 }));
+        let more = WorkerGenerateEvent { cached_tokens: 5, ..tokens(0, &[1]) };
+        assert_eq!(checks().check(more), Err(Lie::Cached { cached: 5, prompt: 4 }));
         assert_eq!(checks().check(WorkerGenerateEvent::default()), Err(Lie::Nothing));
         assert_eq!(checks().check(finished(3, |_| {})), Err(Lie::Position { found: 3, expected: 0 }));
         let after = |change: fn(&mut Finished)| {

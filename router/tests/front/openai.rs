@@ -146,6 +146,8 @@ async fn a_stop_text_ends_the_answer_and_the_workers_stream() {
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
     assert_eq!(answer["usage"]["completion_tokens"], 7);
     assert_eq!(answer["usage"]["prompt_tokens"], 2);
+    // The account of the worker never came; its first event had told.
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 1);
 }
 
 #[tokio::test]

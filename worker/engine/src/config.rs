@@ -1,6 +1,7 @@
 //! How much an engine takes on at once, checked at its start.
 
 use crate::batch::TokenId;
+use crate::prefix::Secret;
 
 /// An engine's limits. What concerns the model itself is the runner's [`Shape`](crate::runner::Shape).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,10 @@ pub struct Config {
     pub event_buffer: usize,
     /// Ids that end an answer unless its submission ignores them.
     pub eos_token_ids: Vec<TokenId>,
+    /// The digest of the model's weights: prefixes of one model are not those of another.
+    pub model_digest: String,
+    /// What prefixes are keyed with; a random one of this process where None.
+    pub secret: Option<Secret>,
 }
 
 /// A configuration that no engine could run with.
@@ -38,7 +43,15 @@ pub enum Error {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_batch_tokens: 512, max_sequences: 64, max_waiting: 256, event_buffer: 64, eos_token_ids: Vec::new() }
+        Self {
+            max_batch_tokens: 512,
+            max_sequences: 64,
+            max_waiting: 256,
+            event_buffer: 64,
+            eos_token_ids: Vec::new(),
+            model_digest: String::new(),
+            secret: None,
+        }
     }
 }
 

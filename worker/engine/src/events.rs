@@ -2,7 +2,7 @@
 //! nothing else; one that goes away ends it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::mpsc as std_mpsc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -93,6 +93,7 @@ pub struct Events {
     commands: std_mpsc::Sender<Command>,
     door: Arc<Door>,
     paused: Arc<AtomicBool>,
+    cached: Arc<AtomicUsize>,
     /// A paused sequence is woken when no more events than this are left.
     low: usize,
     ended: bool,
@@ -120,6 +121,11 @@ impl Events {
         }
         let event = self.events.blocking_recv();
         Some(self.received(event))
+    }
+
+    /// Tokens of the prompt that the prefix cache held; known from the first event on.
+    pub fn cached_tokens(&self) -> usize {
+        self.cached.load(Ordering::Relaxed)
     }
 
     fn received(&mut self, event: Option<Event>) -> Event {
@@ -169,6 +175,7 @@ pub(crate) enum Flow {
 pub(crate) struct Outbox {
     events: mpsc::Sender<Event>,
     paused: Arc<AtomicBool>,
+    cached: Arc<AtomicUsize>,
     position: u64,
     held: Vec<TokenId>,
     held_logprobs: Vec<TokenLogprob>,
@@ -184,12 +191,19 @@ pub(crate) fn channel(
 ) -> (Outbox, Events) {
     let (sender, events) = mpsc::channel(buffer + RESERVED);
     let paused = Arc::new(AtomicBool::new(false));
+    let cached = Arc::new(AtomicUsize::new(0));
     let (held, held_logprobs) = (Vec::new(), Vec::new());
-    let outbox = Outbox { events: sender, paused: paused.clone(), position, held, held_logprobs };
-    (outbox, Events { id, events, commands, door, paused, low: buffer / 2, ended: false })
+    let outbox =
+        Outbox { events: sender, paused: paused.clone(), cached: cached.clone(), position, held, held_logprobs };
+    (outbox, Events { id, events, commands, door, paused, cached, low: buffer / 2, ended: false })
 }
 
 impl Outbox {
+    /// Tells the reader how much of its prompt the cache held. Seen by whoever has received an event sent after it.
+    pub(crate) fn tell_cached(&self, tokens: usize) {
+        self.cached.store(tokens, Ordering::Relaxed);
+    }
+
     /// Sends what was drawn or holds it, without ever waiting.
     pub(crate) fn push(&mut self, drawn: Draw) -> Flow {
         self.held.push(drawn.token);

@@ -11,6 +11,7 @@ use crate::config::{self, Config};
 use crate::door::{Door, Room, Stage};
 use crate::events::{self, Events};
 use crate::grammar::Grammar;
+use crate::prefix::{Chain, PrefixScope, Root, Secret};
 use crate::runner::{ModelRunner, Shape};
 use crate::sampler::{self, SamplingParams};
 use crate::sequence::{Priority, SequenceId};
@@ -36,6 +37,10 @@ pub struct Submission {
     pub resume: Vec<TokenId>,
     /// How its tokens are drawn.
     pub sampling: SamplingParams,
+    /// Who may share what it leaves in the cache.
+    pub scope: PrefixScope,
+    /// Keeps what it leaves in the cache apart from what came with another salt, or none.
+    pub cache_salt: Vec<u8>,
 }
 
 /// Why a submission was not taken.
@@ -122,6 +127,9 @@ pub enum StartError {
     /// The system gives no thread.
     #[error("no thread for the engine: {0}")]
     Thread(#[from] std::io::Error),
+    /// The system gives no random numbers for a secret.
+    #[error("no secret for the prefix cache: {0}")]
+    Secret(#[from] getrandom::Error),
 }
 
 /// A handle on a running engine, cheap to clone. When the last one is dropped, what is in flight ends with
@@ -132,6 +140,7 @@ pub struct Engine(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: Config,
+    secret: Secret,
     shape: Shape,
     door: Arc<Door>,
     board: Arc<Board>,
@@ -145,6 +154,7 @@ impl Engine {
     /// Starts an engine over `runner` on a thread of its own.
     pub fn start(config: Config, runner: Box<dyn ModelRunner>) -> Result<Self, StartError> {
         config.check()?;
+        let secret = config.secret.clone().map_or_else(Secret::random, Ok)?;
         let shape = runner.shape().clone();
         let room = Room { waiting: config.max_waiting, in_flight: config.max_waiting + config.max_sequences };
         let door = Door::new(room);
@@ -153,7 +163,7 @@ impl Engine {
         let stepper = Stepper::new(&config, runner, inbox, door.clone(), board.clone());
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || stepper.run())?;
         let (arrivals, thread) = (AtomicU64::new(0), Mutex::new(Some(thread)));
-        Ok(Self(Arc::new(Inner { config, shape, door, board, commands, arrivals, thread })))
+        Ok(Self(Arc::new(Inner { config, secret, shape, door, board, commands, arrivals, thread })))
     }
 
     /// Queues a sequence. Never waits.
@@ -175,7 +185,9 @@ impl Engine {
         let position = submission.resume.len() as u64;
         let (commands, door) = (inner.commands.clone(), inner.door.clone());
         let (outbox, events) = events::channel(id, inner.config.event_buffer, position, commands, door);
-        let arrival = Box::new(Arrival { id, submission, grammar, submitted: clock::now(), ticket, outbox });
+        let chain = inner.chain(&submission);
+        let submitted = clock::now();
+        let arrival = Box::new(Arrival { id, submission, grammar, chain, submitted, ticket, outbox });
         match inner.commands.send(Command::Submit(arrival)) {
             Ok(()) => Ok(events),
             // The thread has ended since the door was passed.
@@ -235,6 +247,18 @@ impl Engine {
 }
 
 impl Inner {
+    /// The keys of what a submission brings: computed here, so that the engine's thread need not.
+    fn chain(&self, submission: &Submission) -> Chain {
+        let Submission { tenant, scope, cache_salt, prompt, resume, .. } = submission;
+        let root = Root { model: &self.config.model_digest, adapter: "", tenant: Some(&tenant.0), salt: cache_salt };
+        let mut chain = Chain::new(&self.secret, &root, *scope);
+        match resume.is_empty() {
+            true => chain.extend(prompt),
+            false => chain.extend(&[&prompt[..], resume].concat()),
+        }
+        chain
+    }
+
     fn shutdown(&self) {
         self.door.stop();
         // A thread that has ended already needs no command.

@@ -46,8 +46,10 @@ pub struct Stats {
     pub preemptions: u64,
     /// Tokens drawn, without those that ended an answer.
     pub output_tokens: u64,
-    /// Tokens of the prompts that were taken, without what they resumed from.
+    /// Tokens of the prompts that were started, without what they resumed from.
     pub prompt_tokens: u64,
+    /// Those of them that the prefix cache held.
+    pub cached_tokens: u64,
     /// Seconds of steps by whom they were spent for; of sequences that have ended.
     pub compute_seconds: BTreeMap<Tenant, f64>,
     /// Sequences without a seat.
@@ -139,6 +141,7 @@ impl Board {
             preemptions: 0,
             output_tokens: 0,
             prompt_tokens: 0,
+            cached_tokens: 0,
             compute_seconds: BTreeMap::new(),
             waiting: 0,
             running: 0,
@@ -173,8 +176,10 @@ impl Board {
         posted.census = census;
     }
 
-    pub(crate) fn post_arrival(&self, prompt_tokens: usize) {
-        self.posted().stats.prompt_tokens += prompt_tokens as u64;
+    pub(crate) fn post_start(&self, prompt_tokens: usize, cached_tokens: usize) {
+        let stats = &mut self.posted().stats;
+        stats.prompt_tokens += prompt_tokens as u64;
+        stats.cached_tokens += cached_tokens as u64;
     }
 
     pub(crate) fn post_end(&self, tenant: &Tenant, seconds: f64) {

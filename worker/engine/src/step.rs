@@ -14,10 +14,11 @@ use crate::door::{Door, Ticket};
 use crate::events::{Event, Failure, FinishReason, Finished, Flow, Outbox};
 use crate::grammar::Grammar;
 use crate::handle::{Submission, Tenant};
+use crate::prefix::Chain;
 use crate::runner::{self, ModelRunner};
 use crate::sampler::{Draw, Sampler, Scratch, Unsampleable};
 use crate::scheduler::{Plan, Scheduler};
-use crate::sequence::{Sequence, SequenceId};
+use crate::sequence::{Demand, Sequence, SequenceId};
 use crate::stats::{Board, StepReport};
 
 /// What handles and readers ask of the thread.
@@ -37,6 +38,7 @@ pub(crate) struct Arrival {
     pub(crate) id: SequenceId,
     pub(crate) submission: Submission,
     pub(crate) grammar: Option<Box<dyn Grammar>>,
+    pub(crate) chain: Chain,
     pub(crate) submitted: Instant,
     pub(crate) ticket: Ticket,
     pub(crate) outbox: Outbox,
@@ -47,6 +49,8 @@ pub(crate) struct Arrival {
 struct Stream {
     tenant: Tenant,
     prompt_tokens: usize,
+    /// Tokens of the prompt that the cache held.
+    cached_tokens: usize,
     sampler: Sampler,
     outbox: Outbox,
     ticket: Ticket,
@@ -179,8 +183,9 @@ impl Stepper {
     }
 
     fn admit(&mut self, arrival: Arrival) {
-        let Arrival { id, submission, grammar, submitted, mut ticket, outbox } = arrival;
-        let Submission { tenant, priority: _, deadline, prompt, resume, sampling } = submission;
+        let Arrival { id, submission, grammar, chain, submitted, mut ticket, outbox } = arrival;
+        let Submission { tenant, priority: _, deadline, prompt, resume, sampling, scope: _, cache_salt: _ } =
+            submission;
         let prompt_tokens = prompt.len();
         let limit = prompt_tokens + sampling.max_tokens as usize;
         let mut sampler = Sampler::new(sampling, &prompt, &resume, &self.eos);
@@ -190,14 +195,15 @@ impl Stepper {
         let mut tokens = prompt;
         tokens.extend(resume);
         let complete = tokens.len() == limit;
-        self.scheduler.admit(Sequence::new(id, deadline, tokens, limit));
-        self.board.post_arrival(prompt_tokens);
+        let demand = Demand { tenant: tenant.clone(), deadline, tokens, limit, chain };
+        self.scheduler.admit(Sequence::new(id, demand));
         // For a moment the load counts it twice, rather than not at all.
         self.board.post_census(self.scheduler.census());
         ticket.seen();
         let stream = Stream {
             tenant,
             prompt_tokens,
+            cached_tokens: 0,
             sampler,
             outbox,
             ticket,
@@ -275,6 +281,9 @@ impl Stepper {
             if stream.started.is_none() {
                 stream.started = Some(now);
                 stream.ticket.started();
+                stream.cached_tokens = sequence.cached.unwrap_or(0).min(stream.prompt_tokens);
+                stream.outbox.tell_cached(stream.cached_tokens);
+                self.board.post_start(stream.prompt_tokens, stream.cached_tokens);
             }
         }
     }
@@ -287,8 +296,9 @@ impl Stepper {
         let drawn = match drawn {
             Some(Ok(drawn)) => drawn,
             Some(Err(error)) => return self.fail(id, error.into()),
-            None => return self.scheduler.advance(id, rows, None),
+            None => return self.scheduler.advance(id, rows),
         };
+        self.scheduler.advance(id, rows);
         let token = drawn.token;
         stream.first_token.get_or_insert(now);
         if stream.sampler.ends(token) {
@@ -301,7 +311,7 @@ impl Stepper {
         if stream.sampler.is_complete() {
             return self.finish(id, FinishReason::Length, None);
         }
-        self.scheduler.advance(id, rows, Some(token));
+        self.scheduler.push(id, token);
         match flow {
             Flow::Open => {}
             Flow::Full => self.scheduler.pause(id),
@@ -319,7 +329,7 @@ impl Stepper {
             stop_token,
             prompt_tokens: stream.prompt_tokens,
             output_tokens: stream.sampler.outputs(),
-            cached_tokens: 0,
+            cached_tokens: stream.cached_tokens,
             queue: started - stream.submitted,
             prefill: first_token - started,
             decode: now.saturating_duration_since(first_token),

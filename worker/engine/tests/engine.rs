@@ -12,8 +12,8 @@ use penstock_engine::batch::{Batch, TokenId};
 use penstock_engine::runner::scripted::{Script, ScriptedRunner};
 use penstock_engine::runner::{self, ModelRunner, Shape};
 use penstock_engine::{
-    Config, Engine, Event, Events, Failure, FinishReason, Finished, Priority, SamplingParams, Submission, SubmitError,
-    Tenant, clock,
+    Config, Engine, Event, Events, Failure, FinishReason, Finished, PrefixScope, Priority, SamplingParams, Submission,
+    SubmitError, Tenant, clock,
 };
 
 const VOCAB: usize = 97;
@@ -48,6 +48,8 @@ fn submission(prompt: Vec<TokenId>, max_tokens: u32) -> Submission {
         prompt,
         resume: Vec::new(),
         sampling: SamplingParams { max_tokens, ignore_eos: true, ..SamplingParams::default() },
+        scope: PrefixScope::Tenant,
+        cache_salt: Vec::new(),
     }
 }
 

@@ -59,7 +59,7 @@ fn read(artifact: Artifact, config: &Config) -> Result<Parts, Error> {
         eos_token_ids: text.eos_token_ids.clone(),
         numerics: shape.numerics.clone(),
     };
-    let engine = config.engine(text.eos_token_ids);
+    let engine = config.engine(card.digest, text.eos_token_ids);
     let served = Served { card, files: text.files };
     let (name, drain_timeout) = (config.name.clone(), config.drain_timeout);
     Ok(Parts { name, served, runner: Box::new(runner), engine, drain_timeout })

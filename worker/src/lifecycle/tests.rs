@@ -5,7 +5,9 @@ use penstock_cluster::membership::{Member, MemberEvent, MemberState, Members};
 use penstock_cluster::store::MemoryStore;
 use penstock_engine::runner::scripted::Script;
 use penstock_proto::ErrorCode;
-use penstock_proto::worker::{GetLoadRequest, WatchLoadRequest, WorkerClient, worker_generate_event::Event};
+use penstock_proto::worker::{
+    GetLoadRequest, WatchLoadRequest, WorkerClient, WorkerGenerateRequest, worker_generate_event::Event,
+};
 use prometheus::TextEncoder;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -147,20 +149,25 @@ async fn sockets_and_pipes_serve_the_same() {
 #[tokio::test]
 async fn metrics_tell_what_the_engine_did() {
     let fixture = Fixture::new(Script::default());
-    let mut stream = fixture.generate(request(10)).await.unwrap();
-    while stream.message().await.unwrap().is_some() {}
+    for prompt in [vec![1, 2, 3], vec![5; 65], vec![5; 65]] {
+        let request = WorkerGenerateRequest { prompt_ids: prompt, ..request(10) };
+        let mut stream = fixture.generate(request).await.unwrap();
+        while stream.message().await.unwrap().is_some() {}
+    }
     // With its thread, the engine has written down everything.
     fixture.worker.shutdown().await;
     let text = TextEncoder::new().encode_to_string(&fixture.registry.gather()).unwrap();
     for line in [
         "penstock_sequences{state=\"running\"} 0",
         "penstock_kv_blocks{state=\"used\"} 0",
-        "penstock_kv_blocks{state=\"free\"} 256",
-        "penstock_prefix_cache_tokens_total{result=\"miss\"} 3",
-        "penstock_step_duration_seconds_count{phase=\"execute\"} 10",
-        "penstock_batch_tokens_sum 12",
+        "penstock_kv_blocks{state=\"cached\"} 2",
+        "penstock_kv_blocks{state=\"free\"} 254",
+        "penstock_prefix_cache_tokens_total{result=\"hit\"} 64",
+        "penstock_prefix_cache_tokens_total{result=\"miss\"} 69",
+        "penstock_step_duration_seconds_count{phase=\"execute\"} 30",
+        "penstock_batch_tokens_sum 96",
         "penstock_preemptions_total 0",
-        "penstock_output_tokens_total 10",
+        "penstock_output_tokens_total 30",
         "vllm:num_requests_running{model_name=\"scripted\"} 0",
         "vllm:num_requests_waiting{model_name=\"scripted\"} 0",
         "vllm:kv_cache_usage_perc{model_name=\"scripted\"} 0",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use penstock_engine::{Priority, SamplingParams, Submission, SubmitError, Tenant, clock};
+use penstock_engine::{PrefixScope, Priority, SamplingParams, Submission, SubmitError, Tenant, clock};
 use penstock_proto::worker::{self as wire, WorkerGenerateRequest};
 use penstock_proto::{ErrorCode, RequestId, TenantName, time};
 use tonic::Status;
@@ -22,8 +22,7 @@ pub(super) fn submission(
         priority,
         deadline_unix_ms,
         class,
-        // Keeps prefixes of one salt apart from those of another; without a prefix cache they all are.
-        cache_salt: _,
+        cache_salt,
         model_digest,
         adapter_digest,
         prompt_ids,
@@ -58,7 +57,17 @@ pub(super) fn submission(
     let deadline = clock::now().checked_add(remaining);
     let deadline = deadline.ok_or_else(|| field("deadline_unix_ms", "it is too far away".to_owned()))?;
     let tenant = Tenant(tenant.as_str().into());
-    Ok((Submission { tenant, priority, deadline, prompt: prompt_ids, resume: resume_tokens, sampling }, constraint))
+    let submission = Submission {
+        tenant,
+        priority,
+        deadline,
+        prompt: prompt_ids,
+        resume: resume_tokens,
+        sampling,
+        scope: PrefixScope::Tenant,
+        cache_salt,
+    };
+    Ok((submission, constraint))
 }
 
 fn constraint_of(constraint: wire::Constraint) -> Result<Constraint, Status> {

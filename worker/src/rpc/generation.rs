@@ -28,26 +28,30 @@ impl Generation {
     }
 
     async fn next(&mut self) -> Option<Result<WorkerGenerateEvent, Status>> {
-        let Self { events, draining, position } = self;
         let event = tokio::select! {
             biased;
-            () = drain_begins(draining) => {
+            () = drain_begins(&mut self.draining) => {
                 let notice = worker_generate_event::Event::Drain(wire::DrainNotice {});
-                return Some(Ok(message(*position, notice)));
+                return Some(Ok(self.message(self.position, notice)));
             }
-            event = events.recv() => event?,
+            event = self.events.recv() => event?,
         };
         Some(match event {
             Event::Tokens { first_position, ids, logprobs } => {
                 self.position = first_position + ids.len() as u64;
                 let logprobs = logprobs.into_iter().map(logprob).collect();
-                Ok(message(first_position, worker_generate_event::Event::Tokens(wire::Tokens { ids, logprobs })))
+                let tokens = wire::Tokens { ids, logprobs };
+                Ok(self.message(first_position, worker_generate_event::Event::Tokens(tokens)))
             }
             Event::Finished(account) => {
-                Ok(message(self.position, worker_generate_event::Event::Finished(finished(account))))
+                Ok(self.message(self.position, worker_generate_event::Event::Finished(finished(account))))
             }
             Event::Failed(failure) => Err(failed(&failure)),
         })
+    }
+
+    fn message(&self, sequence_number: u64, event: worker_generate_event::Event) -> WorkerGenerateEvent {
+        WorkerGenerateEvent { sequence_number, event: Some(event), cached_tokens: count(self.events.cached_tokens()) }
     }
 }
 
@@ -62,8 +66,9 @@ async fn drain_begins(draining: &mut watch::Receiver<bool>) {
     std::future::pending().await
 }
 
-fn message(sequence_number: u64, event: worker_generate_event::Event) -> WorkerGenerateEvent {
-    WorkerGenerateEvent { sequence_number, event: Some(event) }
+fn count(count: usize) -> u32 {
+    // Lengths are bounded by the context, which the card has as u32.
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn logprob(token: TokenLogprob) -> wire::TokenLogprob {
@@ -76,8 +81,6 @@ fn finished(account: Finished) -> wire::Finished {
         FinishReason::Stop => wire::FinishReason::Stop,
         FinishReason::Length => wire::FinishReason::Length,
     };
-    // Lengths are bounded by the context, which the card has as u32.
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     wire::Finished {
         reason: reason.into(),

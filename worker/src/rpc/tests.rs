@@ -145,6 +145,22 @@ async fn log_probabilities_come_with_the_tokens_they_are_of() {
 }
 
 #[tokio::test]
+async fn cached_tokens_are_told_from_the_first_event_on_and_only_to_their_owner() {
+    let fixture = Fixture::new(Script::default());
+    let asked = WorkerGenerateRequest { prompt_ids: vec![9; 100], ..request(4) };
+    let told = async |asked: WorkerGenerateRequest| {
+        let mut first = fixture.generate(asked.clone()).await.unwrap();
+        let told = first.message().await.unwrap().unwrap().cached_tokens;
+        let (_, finished) = whole(fixture.generate(asked).await.unwrap(), 0).await;
+        (told, finished.cached_tokens)
+    };
+    assert_eq!(told(asked.clone()).await, (0, 96));
+    assert_eq!(told(asked.clone()).await, (96, 96));
+    assert_eq!(told(WorkerGenerateRequest { tenant: "other".into(), ..asked.clone() }).await, (0, 96));
+    assert_eq!(told(WorkerGenerateRequest { cache_salt: vec![1], ..asked }).await, (0, 96));
+}
+
+#[tokio::test]
 async fn what_is_wrong_or_not_served_is_refused_by_name() {
     type Spoil = fn(&mut WorkerGenerateRequest);
     use ErrorCode::{ContextTooLong, DeadlineExceeded, InvalidRequest};

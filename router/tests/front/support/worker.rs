@@ -34,6 +34,13 @@ pub(crate) const LOAD: Load = Load {
     draining: false,
 };
 
+/// What the stand-in says that it has of every prompt.
+const CACHED_TOKENS: u32 = 1;
+
+fn message(sequence_number: u64, event: Option<worker_generate_event::Event>) -> WorkerGenerateEvent {
+    WorkerGenerateEvent { sequence_number, event, cached_tokens: CACHED_TOKENS }
+}
+
 /// A call that a worker has received.
 pub(crate) struct Call {
     pub(crate) request: WorkerGenerateRequest,
@@ -50,7 +57,7 @@ impl Call {
 
     /// Sends an event as it stands.
     pub(crate) async fn send(&self, sequence_number: u64, event: Option<worker_generate_event::Event>) {
-        self.events.send(Ok(WorkerGenerateEvent { sequence_number, event })).await.unwrap();
+        self.events.send(Ok(message(sequence_number, event))).await.unwrap();
     }
 
     /// Sends tokens where they are due.
@@ -86,7 +93,7 @@ impl Call {
             reason: FinishReason::Stop.into(),
             prompt_tokens: self.request.prompt_ids.len() as u32,
             output_tokens: self.said as u32,
-            cached_tokens: 1,
+            cached_tokens: CACHED_TOKENS,
             ..Finished::default()
         }
     }
@@ -106,9 +113,7 @@ impl Call {
         loop {
             let ids = ids(&"x".repeat(4000));
             let event = worker_generate_event::Event::Tokens(Tokens { ids, logprobs: Vec::new() });
-            let said =
-                self.events.send(Ok(WorkerGenerateEvent { sequence_number: self.said, event: Some(event) })).await;
-            if said.is_err() {
+            if self.events.send(Ok(message(self.said, Some(event)))).await.is_err() {
                 return;
             }
             self.said += 4000;
