@@ -37,7 +37,7 @@ fn start(max_batch_tokens: usize, kv_blocks: usize) -> (Engine, Arc<Mutex<Vec<f3
     let script = Script { vocab_size: VOCAB, context_length: 512, kv_blocks, ..Script::default() };
     let rows = Arc::new(Mutex::new(Vec::new()));
     let runner = Told { runner: ScriptedRunner::new(script), rows: rows.clone() };
-    let config = Config { max_batch_tokens, eos_token_ids: vec![EOS], ..Config::default() };
+    let config = Config { max_batch_tokens, max_sequences: 8, eos_token_ids: vec![EOS], ..Config::default() };
     (Engine::start(config, Box::new(runner)).expect("the engine starts"), rows)
 }
 

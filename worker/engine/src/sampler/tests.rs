@@ -210,7 +210,7 @@ fn stop_ids_end_a_word_early_and_are_held_back_by_min_tokens() {
     let logits = [9.0, 0.0, 1.0, 1.5, 5.0, 8.0];
     let stopping = SamplingParams { stop_token_ids: vec![3], ..greedy() };
     assert_eq!(run(bracketed(stopping.clone()), &logits), (vec![1], Ok(3)));
-    let late = SamplingParams { min_tokens: 3, ..stopping.clone() };
+    let late = SamplingParams { min_tokens: 3, ..stopping };
     assert_eq!(run(bracketed(late), &logits), (vec![1, 2, 2], Ok(3)));
     // Nothing is left where every way on is a stop id that must wait.
     let stuck = SamplingParams { stop_token_ids: vec![1], min_tokens: 1, ..greedy() };
