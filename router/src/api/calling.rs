@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::json::Field;
 use crate::request::{Failure, Tool, ToolChoice};
 
 /// Tools of one request.
 pub(super) const TOOLS: usize = 128;
+/// Calls of one message.
+pub(super) const CALLS: usize = 128;
+/// Bytes of all tools of a request.
+pub(super) const TOOLS_BYTES: usize = 512 << 10;
 /// Bytes of one schema.
 pub(super) const SCHEMA_BYTES: usize = 64 << 10;
 /// Characters of a tool's name, or of a schema's.
@@ -16,23 +20,46 @@ const NAME: usize = 64;
 
 /// A tool's name.
 pub(super) fn name(field: &Field<'_>) -> Result<String, Failure> {
-    let name = field.string()?;
+    name_at(field.path(), field.string()?)
+}
+
+/// A tool's name that stands at `path`.
+pub(super) fn name_at(path: &str, name: String) -> Result<String, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > NAME || !name.chars().all(plain) {
-        return Err(field.refuse(format!("must be 1 to {NAME} of a-z, A-Z, 0-9, _ and -")));
+        return Err(Failure::field(path, format!("{path} must be 1 to {NAME} of a-z, A-Z, 0-9, _ and -")));
     }
     Ok(name)
 }
 
-/// A JSON Schema that is an object, of a bounded size.
+/// A JSON Schema of an object, of a bounded size.
 pub(super) fn schema(field: &Field<'_>) -> Result<Map<String, Value>, Failure> {
-    if field.json().len() > SCHEMA_BYTES {
-        return Err(field.refuse(format!("must have at most {SCHEMA_BYTES} bytes")));
+    schema_at(field.path(), field.json())
+}
+
+/// A JSON Schema of an object that stands at `path`; one that says nothing takes no arguments.
+pub(super) fn schema_at(path: &str, json: &str) -> Result<Map<String, Value>, Failure> {
+    let refuse = |complaint: String| Failure::field(path, format!("{path} {complaint}"));
+    if json.len() > SCHEMA_BYTES {
+        return Err(refuse(format!("must have at most {SCHEMA_BYTES} bytes")));
     }
-    if field.kind() != "an object" {
-        return Err(field.refuse(format!("must be an object, not {}", field.kind())));
+    let schema: Map<String, Value> = match serde_json::from_str(json) {
+        Ok(Value::Object(schema)) => schema,
+        Ok(_) => return Err(refuse("must be an object".to_owned())),
+        Err(error) => return Err(refuse(format!("cannot be read: {error}"))),
+    };
+    if schema.is_empty() {
+        return Ok(no_arguments());
     }
-    serde_json::from_str(field.json()).map_err(|error| field.refuse(format!("cannot be read: {error}")))
+    match schema.get("type") {
+        Some(Value::String(kind)) if kind == "object" => Ok(schema),
+        Some(_) | None => Err(refuse("must be a JSON Schema of type object".to_owned())),
+    }
+}
+
+/// The schema of a tool that takes no arguments.
+pub(super) fn no_arguments() -> Map<String, Value> {
+    Map::from_iter([("type".to_owned(), json!("object")), ("properties".to_owned(), json!({}))])
 }
 
 /// Names are there once. `path` gives the place of a name.
@@ -49,10 +76,16 @@ pub(super) fn unique(tools: &[Tool], path: impl Fn(usize) -> String) -> Result<(
 
 /// A choice that the tools allow.
 pub(super) fn choice(field: &Field<'_>, choice: ToolChoice, tools: &[Tool]) -> Result<ToolChoice, Failure> {
+    choice_at(field.path(), choice, tools)
+}
+
+/// A choice that stands at `path` and that the tools allow.
+pub(super) fn choice_at(path: &str, choice: ToolChoice, tools: &[Tool]) -> Result<ToolChoice, Failure> {
+    let refuse = |complaint: &str| Err(Failure::field(path, format!("{path} {complaint}")));
     match &choice {
-        ToolChoice::Required if tools.is_empty() => Err(field.refuse("asks for a call where there are no tools")),
+        ToolChoice::Required if tools.is_empty() => refuse("asks for a call where there are no tools"),
         ToolChoice::Named(name) if !tools.iter().any(|tool| tool.name == *name) => {
-            Err(field.refuse("names a tool that is not in tools"))
+            refuse("names a tool that is not in tools")
         }
         ToolChoice::Auto | ToolChoice::None | ToolChoice::Required | ToolChoice::Named(_) => Ok(choice),
     }
@@ -67,19 +100,31 @@ pub(super) struct Calls {
 impl Calls {
     /// A call's id where the call is made.
     pub(super) fn make(&mut self, field: &Field<'_>) -> Result<String, Failure> {
-        let id = field.string()?;
+        self.make_at(field.path(), field.string()?)
+    }
+
+    /// A call's id where the call is made at `path`.
+    pub(super) fn make_at(&mut self, path: &str, id: String) -> Result<String, Failure> {
         if id.is_empty() {
-            return Err(field.refuse("must not be empty"));
+            return Err(Failure::field(path, format!("{path} must not be empty")));
         }
         if !self.made.insert(id.clone()) {
-            return Err(field.refuse("is the id of an earlier call too"));
+            return Err(Failure::field(path, format!("{path} is the id of an earlier call too")));
         }
         Ok(id)
     }
 
     /// A call's id where its result stands.
     pub(super) fn answer(&self, field: &Field<'_>) -> Result<String, Failure> {
-        let id = field.string()?;
-        if self.made.contains(&id) { Ok(id) } else { Err(field.refuse("is the id of no call before it")) }
+        self.answer_at(field.path(), field.string()?)
+    }
+
+    /// A call's id where its result stands at `path`.
+    pub(super) fn answer_at(&self, path: &str, id: String) -> Result<String, Failure> {
+        if self.made.contains(&id) {
+            Ok(id)
+        } else {
+            Err(Failure::field(path, format!("{path} is the id of no call before it")))
+        }
     }
 }

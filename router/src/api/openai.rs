@@ -121,7 +121,7 @@ impl Api {
 }
 
 /// A complaint about `max_tokens` under the name that the client used.
-pub(super) fn renamed(failure: Failure, name: &'static str) -> Failure {
+fn renamed(failure: Failure, name: &'static str) -> Failure {
     match failure.param.as_deref() {
         Some("max_tokens") => {
             Failure { message: failure.message.replace("max_tokens", name), param: Some(name.to_owned()), ..failure }

@@ -12,7 +12,6 @@ use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 
 use super::face::Call;
-use super::openai::renamed;
 use super::{Api, Notes, Reply, events, not_found};
 use crate::metrics::{Observation, Route};
 use crate::request::Failure;
@@ -41,7 +40,7 @@ impl Api {
         let decoded = decode::response(&call.body, &mut notes.ignored);
         let decoded = decoded.map(|asking| (call.request(asking.asked), (asking.echo, asking.streams)));
         let begun = self.answer_one(decoded, notes, observation).await;
-        let (model, answers, (echo, streams)) = begun.map_err(|failure| renamed(failure, "max_output_tokens"))?;
+        let (model, answers, (echo, streams)) = begun.map_err(renamed)?;
         let shape = shape::Shape::new(call.head.id, &model, echo);
         if streams {
             return Ok(Reply::Events(events::stream(answers, encode::Events::new(shape)).boxed()));
@@ -49,4 +48,14 @@ impl Api {
         let (blocks, finish) = answers.whole().await?;
         Ok(Reply::Json(StatusCode::OK, shape.response(blocks.all(), &finish)))
     }
+}
+
+/// A complaint about what dispatch knows under names of its own, under the face's.
+fn renamed(failure: Failure) -> Failure {
+    let (ours, name) = match failure.param.as_deref() {
+        Some("max_tokens") => ("max_tokens", "max_output_tokens"),
+        Some("constraint") => ("constraint", "text.format.schema"),
+        Some(_) | None => return failure,
+    };
+    Failure { message: failure.message.replace(ours, name), param: Some(name.to_owned()), ..failure }
 }

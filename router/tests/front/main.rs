@@ -9,6 +9,7 @@ mod limits;
 mod openai;
 mod ops;
 mod responses;
+mod spec;
 mod sse;
 mod support;
 mod workers;
