@@ -2,6 +2,7 @@
 
 mod load;
 mod report;
+mod target;
 
 use std::time::Duration;
 
@@ -9,14 +10,16 @@ use clap::Args;
 
 use crate::fault::Fault;
 use crate::output::{self, Format};
-use load::{Arrivals, Load, Target};
+use load::{Arrivals, Load};
 use report::{Report, Slo};
+use target::Target;
 
 const EXAMPLES: &str = "\
 Examples:
   penstock bench --concurrency 8 --requests 64              eight clients, each asking as soon as it is answered
   penstock bench --rate 2.5 --duration 60                   2.5 requests a second on average, whatever the answers (Poisson)
-  penstock bench --url http://127.0.0.1:9000 --model m -o json";
+  penstock bench --url http://127.0.0.1:9000 --model m -o json
+  penstock bench --worker http://127.0.0.1:50061            the same load on a worker alone";
 
 /// The flags of `penstock bench`.
 #[derive(Args)]
@@ -25,6 +28,9 @@ pub(crate) struct BenchArgs {
     /// The endpoint, without /v1
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", env = "PENSTOCK_URL")]
     url: String,
+    /// A worker to ask instead, without a router before it: what the router adds is the difference
+    #[arg(long, value_name = "URL", conflicts_with_all = ["url", "key", "model"])]
+    worker: Option<String>,
     /// The key, where it asks for one
     #[arg(long, env = "PENSTOCK_KEY", hide_env_values = true)]
     key: Option<String>,
@@ -85,7 +91,10 @@ pub(crate) async fn run(args: BenchArgs, format: Option<Format>) -> Result<(), F
         }
         None => Duration::MAX,
     };
-    let target = Target::new(&args.url, args.key, args.model)?;
+    let target = match &args.worker {
+        Some(url) => Target::worker(url).await?,
+        None => Target::openai(&args.url, args.key, args.model)?,
+    };
     let load = Load {
         arrivals,
         requests,

@@ -27,8 +27,9 @@ pub mod worker {
     pub use crate::generated::worker_server::{Worker, WorkerServer};
     pub use crate::generated::{
         Constraint, DataClass, DrainNotice, DrainRequest, DrainResponse, FileChunk, FileInfo, FinishReason, Finished,
-        GetLoadRequest, GetModelRequest, GetModelResponse, Load, ModelCard, Priority, SamplingParams, Tokens,
-        WatchLoadRequest, WorkerGenerateEvent, WorkerGenerateRequest, get_model_response, worker_generate_event,
+        GetLoadRequest, GetModelRequest, GetModelResponse, Load, ModelCard, Priority, RankedToken, SamplingParams,
+        TokenLogprob, Tokens, WatchLoadRequest, WorkerGenerateEvent, WorkerGenerateRequest, constraint,
+        get_model_response, worker_generate_event,
     };
 }
 
@@ -37,8 +38,9 @@ pub mod inference {
     pub use crate::generated::inference_client::InferenceClient;
     pub use crate::generated::inference_server::{Inference, InferenceServer};
     pub use crate::generated::{
-        Chat, DataClass, FinishReason, GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse,
-        Message, Model, Priority, Sampling, TokenIds, Usage, generate_request,
+        Chat, Constraint, DataClass, FinishReason, GenerateRequest, GenerateResponse, ListModelsRequest,
+        ListModelsResponse, Message, Model, Priority, RankedText, Sampling, TextLogprob, TokenIds, Usage, constraint,
+        generate_request,
     };
 }
 

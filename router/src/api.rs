@@ -23,7 +23,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use penstock_proto::{DataClass, ErrorCode, Fault, ModelName, RequestId, TenantName, headers};
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::metrics::{Metrics, Observation, local};
 use crate::request::Failure;
-use crate::server::{self, Body, full};
+use crate::server::{self, Body, RequestBody, full};
 use face::{Call, Face};
 
 /// Names of ignored fields that an answer's head lists, and the longest of them.
@@ -74,7 +74,7 @@ impl Api {
     }
 
     /// Answers one request. Dropping the future, or the body of its answer, ends the work for it.
-    pub(crate) async fn answer(self: Arc<Self>, request: http::Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn answer(self: Arc<Self>, request: http::Request<RequestBody>) -> Response<Body> {
         let id = RequestId::generate();
         let client_id = head::client_id(request.headers());
         let face = Face::of(request.uri().path());
@@ -96,7 +96,7 @@ impl Api {
     async fn reply(
         &self,
         face: Face,
-        request: http::Request<Incoming>,
+        request: http::Request<RequestBody>,
         id: RequestId,
         notes: &mut Notes,
         mut observation: Observation,
@@ -108,7 +108,7 @@ impl Api {
             }
             let head = head::read(&parts.headers, id, Instant::now(), self.config.deadline)?;
             notes.class = Some(head.class);
-            let body = server::body::read(&parts.headers, body, &self.config.limits).await?;
+            let body = server::body::read(body, &self.config.limits).await?;
             Ok((head, body))
         };
         let (head, body) = match read.await {

@@ -2,23 +2,27 @@
 //! asked, or in which shape the answer goes out.
 
 mod fill;
+mod logprobs;
+mod retry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::Stream;
+use futures_util::future::try_join_all;
 use futures_util::stream;
-use penstock_proto::{ErrorCode, ModelName, WorkerName};
+use penstock_proto::{ErrorCode, ModelName, RequestId, WorkerName};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::balance::{self, Balance};
 use crate::fleet::{Fleet, Model, Snapshot};
 use crate::metrics::Metrics;
 use crate::prompt::ModelText;
-use crate::replica::{Call, Event, Events, Replica};
+use crate::replica::{Call, Event, Events, Replica, Tokens};
 use crate::request::{Delta, Failure, Finish, FinishReason, Input, Request, Usage};
-use crate::text::{Step, TextStream};
+use crate::text::{Step, TextStream, Vocabulary};
+use retry::Budget;
 
 /// Workers that a request is tried on, before its first token.
 const ATTEMPTS: usize = 3;
@@ -35,6 +39,7 @@ pub(crate) struct Dispatch {
     balance: Balance,
     /// Counts the picks.
     turn: AtomicUsize,
+    retries: Budget,
     metrics: Arc<Metrics>,
     long_prompts: Arc<Semaphore>,
 }
@@ -52,7 +57,7 @@ pub(crate) struct Answer {
 impl Dispatch {
     pub(crate) fn new(fleet: Fleet, balance: Balance, metrics: Arc<Metrics>) -> Self {
         let long_prompts = Arc::new(Semaphore::new(LONG_PROMPTS));
-        Self { fleet, balance, turn: AtomicUsize::new(0), metrics, long_prompts }
+        Self { fleet, balance, turn: AtomicUsize::new(0), retries: Budget::new(), metrics, long_prompts }
     }
 
     /// The model of that name, served now or before.
@@ -66,16 +71,16 @@ impl Dispatch {
         self.fleet.snapshot().served().map(Arc::clone).collect()
     }
 
-    /// Starts the answer and waits for its first piece: what fails before it is a refusal.
-    pub(crate) async fn answer(&self, model: &Model, request: Request) -> Result<Answer, Failure> {
+    /// Starts so many answers and waits for the first piece of each: what fails before it is a refusal. The choices
+    /// have one prompt, which is encoded once, and go to one replica where it takes them.
+    pub(crate) async fn answers(&self, model: &Model, request: Request, choices: u32) -> Result<Vec<Answer>, Failure> {
         let deadline = request.deadline;
-        timeout_at(deadline, self.start(model, request)).await.unwrap_or_else(|_| Err(too_late()))
+        timeout_at(deadline, self.start(model, request, choices)).await.unwrap_or_else(|_| Err(too_late()))
     }
 
-    async fn start(&self, model: &Model, request: Request) -> Result<Answer, Failure> {
+    async fn start(&self, model: &Model, request: Request, choices: u32) -> Result<Vec<Answer>, Failure> {
         let prompt = self.encode(&model.text, request.input).await?;
-        let sampling = fill::sampling(request.sampling, &prompt, model)?;
-        let text = TextStream::new(Arc::clone(model.text.vocabulary()), &request.stop, sampling.min_tokens);
+        let sampling = fill::sampling(request.sampling, choices, &prompt, model)?;
         let call = Call {
             id: request.id,
             tenant: request.tenant,
@@ -84,12 +89,35 @@ impl Dispatch {
             deadline: request.deadline,
             prompt,
             sampling,
+            constraint: request.constraint,
         };
+        let home = self.pick(&model.replicas, &[]);
+        let choice = |at: u32| {
+            let text = TextStream::new(Arc::clone(model.text.vocabulary()), &request.stop, call.sampling.min_tokens);
+            let call = if at == 0 { call.clone() } else { choice(&call, at) };
+            self.answer(model, call, text, home)
+        };
+        try_join_all((0..choices).map(choice)).await
+    }
+
+    async fn answer(
+        &self,
+        model: &Model,
+        call: Call,
+        text: TextStream,
+        home: Option<&Arc<Replica>>,
+    ) -> Result<Answer, Failure> {
         let called = Instant::now();
-        let (events, event) = self.call(model, &call).await?;
+        let (events, event) = self.call(model, &call, home).await?;
         let prompt_tokens = u32::try_from(call.prompt.len()).unwrap_or(u32::MAX);
-        let mut rest =
-            Answering { events, text: Some(text), pending: Some(event), prompt_tokens, deadline: call.deadline };
+        let mut rest = Answering {
+            events,
+            text: Some(text),
+            vocabulary: Arc::clone(model.text.vocabulary()),
+            pending: Some(event),
+            prompt_tokens,
+            deadline: call.deadline,
+        };
         let first = rest.next().await?;
         Ok(Answer { called, prompt_tokens, first, rest })
     }
@@ -121,28 +149,57 @@ impl Dispatch {
         done.await.unwrap_or_else(|_| Err(Failure::new(ErrorCode::Internal, "the tokenizer failed")))
     }
 
-    /// Calls replicas until one gives its first event, where the failures allow another attempt.
-    async fn call(&self, model: &Model, call: &Call) -> Result<(Events, Event), Failure> {
+    /// Calls replicas, `home` first, until one gives its first event, where the failures allow another attempt.
+    async fn call(
+        &self,
+        model: &Model,
+        call: &Call,
+        mut home: Option<&Arc<Replica>>,
+    ) -> Result<(Events, Event), Failure> {
+        self.retries.deposit();
         let mut tried: Vec<WorkerName> = Vec::new();
         let mut failure = Failure::new(ErrorCode::NoWorker, format!("no worker serves {} now", model.name));
-        while let Some(replica) = self.pick(&model.replicas, &tried) {
+        while let Some(replica) = home.take().or_else(|| self.pick(&model.replicas, &tried)) {
             if !tried.is_empty() {
                 self.metrics.retried();
             }
             tracing::debug!(request = %call.id, worker = %replica.worker(), model = %model.name, "call");
             match self.first_event(replica, model, call).await {
                 Ok(first) => return Ok(first),
-                Err(failed) if failed.code.retryable() && tried.len() + 1 < ATTEMPTS => failure = failed,
-                Err(failed) => return Err(failed),
+                Err(failed) => failure = failed,
             }
             tried.push(replica.worker().clone());
+            let others = model.replicas.iter().any(|replica| open_load(replica, &tried).is_some());
+            if !others || !failure.code.retryable() || !self.may_retry(&failure, tried.len(), call.deadline).await {
+                break;
+            }
         }
         Err(failure)
     }
 
+    /// Whether a call that failed is made again; the pause before that has passed.
+    async fn may_retry(&self, failure: &Failure, attempts: usize, deadline: Instant) -> bool {
+        if attempts >= ATTEMPTS {
+            return false;
+        }
+        // A worker that is leaving has done nothing yet: to ask another one adds nothing to what the fleet does.
+        if failure.code == ErrorCode::Draining {
+            return true;
+        }
+        let again = Instant::now() + retry::pause(attempts, &mut fastrand::Rng::new());
+        if again >= deadline {
+            return false;
+        }
+        if !self.retries.withdraw() {
+            self.metrics.retry_throttled();
+            return false;
+        }
+        sleep_until(again).await;
+        true
+    }
+
     fn pick<'a>(&self, replicas: &'a [Arc<Replica>], tried: &[WorkerName]) -> Option<&'a Arc<Replica>> {
-        let load = |replica: &Arc<Replica>| if tried.contains(replica.worker()) { None } else { replica.load() };
-        let loads: Vec<Option<usize>> = replicas.iter().map(load).collect();
+        let loads: Vec<Option<usize>> = replicas.iter().map(|replica| open_load(replica, tried)).collect();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         balance::pick(self.balance, &loads, turn, &mut fastrand::Rng::new()).map(|at| &replicas[at])
     }
@@ -158,6 +215,20 @@ impl Dispatch {
         let event = events.next().await?;
         Ok((events, event))
     }
+}
+
+/// What a replica has in flight, where it may be called after those that were tried.
+fn open_load(replica: &Replica, tried: &[WorkerName]) -> Option<usize> {
+    if tried.contains(replica.worker()) { None } else { replica.load() }
+}
+
+/// The call for another choice: an own id, and the seed that a request of its own would have to name for the same
+/// answer.
+fn choice(call: &Call, at: u32) -> Call {
+    let mut call = call.clone();
+    call.id = RequestId::generate();
+    call.sampling.seed = call.sampling.seed.wrapping_add(u64::from(at));
+    call
 }
 
 fn unknown(name: &ModelName, snapshot: &Snapshot) -> Failure {
@@ -197,6 +268,7 @@ struct Answering {
     events: Events,
     /// None once it has given out its end.
     text: Option<TextStream>,
+    vocabulary: Arc<Vocabulary>,
     /// An event that was waited for before.
     pending: Option<Event>,
     prompt_tokens: u32,
@@ -204,7 +276,7 @@ struct Answering {
 }
 
 impl Answering {
-    /// The next piece with text or an end in it.
+    /// The next piece with something in it.
     async fn next(&mut self) -> Result<Delta, Failure> {
         loop {
             let event = match self.pending.take() {
@@ -212,24 +284,26 @@ impl Answering {
                 None => self.events.next().await?,
             };
             let delta = match event {
-                Event::Tokens(ids) => self.push(&ids),
+                Event::Tokens(tokens) => self.push(tokens),
                 Event::Finished(finish) => self.finish(finish),
             };
-            if !delta.text.is_empty() || delta.finish.is_some() {
+            if !delta.text.is_empty() || !delta.logprobs.is_empty() || delta.finish.is_some() {
                 return Ok(delta);
             }
         }
     }
 
-    fn push(&mut self, ids: &[u32]) -> Delta {
+    fn push(&mut self, tokens: Tokens) -> Delta {
         let text = self.text.as_mut().expect("nothing is asked for after the end");
-        match text.push(ids) {
-            Step::Text(text) => Delta { text, ..Delta::default() },
+        let step = text.push(&tokens.ids);
+        let logprobs = logprobs::spelled(tokens, &self.vocabulary);
+        match step {
+            Step::Text(text) => Delta { text, logprobs, ..Delta::default() },
             Step::Stopped { text: said, stop } => {
                 let usage =
                     Usage { prompt_tokens: self.prompt_tokens, cached_tokens: 0, completion_tokens: text.received() };
                 let finish = Finish { reason: FinishReason::Stop, stop: Some(stop), usage };
-                Delta { text: said, finish: Some(finish), ..Delta::default() }
+                Delta { text: said, logprobs, finish: Some(finish), ..Delta::default() }
             }
         }
     }

@@ -28,6 +28,7 @@ pub(crate) enum Route {
     ChatCompletions,
     Completions,
     Models,
+    Health,
     Tokenize,
     Detokenize,
     Responses,
@@ -46,6 +47,7 @@ impl Route {
             Self::ChatCompletions => "chat_completions",
             Self::Completions => "completions",
             Self::Models => "models",
+            Self::Health => "health",
             Self::Tokenize => "tokenize",
             Self::Detokenize => "detokenize",
             Self::Responses => "responses",
@@ -70,10 +72,12 @@ pub(crate) enum MemberState {
     Draining,
     /// It serves another file under a name that is taken, or speaks another protocol version.
     Mismatched,
+    /// It broke the protocol and gets no work until it joins again.
+    Distrusted,
 }
 
 impl MemberState {
-    pub(crate) const ALL: [Self; 4] = [Self::Loading, Self::Ready, Self::Draining, Self::Mismatched];
+    pub(crate) const ALL: [Self; 5] = [Self::Loading, Self::Ready, Self::Draining, Self::Mismatched, Self::Distrusted];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -81,6 +85,7 @@ impl MemberState {
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Mismatched => "mismatched",
+            Self::Distrusted => "distrusted",
         }
     }
 }
@@ -95,6 +100,7 @@ pub(crate) struct Metrics {
     tokens: IntCounterVec,
     refusals: IntCounterVec,
     retries: IntCounter,
+    retries_throttled: IntCounter,
     in_flight: IntGauge,
     queue: IntGaugeVec,
     members: IntGaugeVec,
@@ -127,6 +133,10 @@ impl Metrics {
                 &["reason"],
             )?,
             retries: IntCounter::new("penstock_retries_total", "Calls made again on another worker")?,
+            retries_throttled: IntCounter::new(
+                "penstock_retries_throttled_total",
+                "Calls not made again because the retry budget was spent",
+            )?,
             in_flight: IntGauge::new("penstock_requests_in_flight", "Requests that have not ended")?,
             queue: IntGaugeVec::new(
                 Opts::new("penstock_queue_depth", "Requests sent to a worker that has not answered yet"),
@@ -147,6 +157,7 @@ impl Metrics {
         registry.register(Box::new(self.tokens.clone()))?;
         registry.register(Box::new(self.refusals.clone()))?;
         registry.register(Box::new(self.retries.clone()))?;
+        registry.register(Box::new(self.retries_throttled.clone()))?;
         registry.register(Box::new(self.in_flight.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
         registry.register(Box::new(self.members.clone()))
@@ -171,6 +182,11 @@ impl Metrics {
     /// A call was made again elsewhere.
     pub(crate) fn retried(&self) {
         self.retries.inc();
+    }
+
+    /// A call was not made again: the budget for that is spent.
+    pub(crate) fn retry_throttled(&self) {
+        self.retries_throttled.inc();
     }
 
     /// A call of `model` waits for its first token until the guard is dropped.

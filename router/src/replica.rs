@@ -5,20 +5,21 @@ mod causes;
 mod events;
 mod fetch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use penstock_proto::worker::{SamplingParams, WorkerClient, WorkerGenerateRequest};
+use penstock_proto::worker::{self, SamplingParams, WorkerClient, WorkerGenerateRequest};
 use penstock_proto::{DataClass, ErrorCode, Priority, RequestId, TenantName, WorkerName};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::request::Failure;
+use crate::request::{Constraint, Failure};
 
 pub(crate) use causes::Causes;
-pub(crate) use events::{Event, Events};
+pub(crate) use events::{Event, Events, Lie, Logprob, Tokens};
 pub(crate) use fetch::{FetchError, Fetched, fetch};
 
 /// What the router must know of a model's weights.
@@ -30,6 +31,8 @@ pub(crate) struct Card {
     pub(crate) context_length: u32,
     /// Ids are below it.
     pub(crate) vocab_size: u32,
+    /// Tokens that the worker can hold at once, of all sequences; 0 where it does not say.
+    pub(crate) kv_tokens: u64,
 }
 
 /// One worker, serving one model.
@@ -39,6 +42,9 @@ pub(crate) struct Replica {
     card: Card,
     in_flight: Arc<AtomicUsize>,
     draining: AtomicBool,
+    /// How it first broke the protocol, where it has.
+    lie: OnceLock<Lie>,
+    lied: Arc<Notify>,
 }
 
 /// A prompt on its way to a worker, with every default filled.
@@ -51,6 +57,7 @@ pub(crate) struct Call {
     pub(crate) deadline: Instant,
     pub(crate) prompt: Vec<u32>,
     pub(crate) sampling: Filled,
+    pub(crate) constraint: Option<Constraint>,
 }
 
 /// How tokens are chosen, nothing left open. See [`crate::request::Sampling`].
@@ -69,12 +76,14 @@ pub(crate) struct Filled {
     pub(crate) min_tokens: u32,
     pub(crate) ignore_eos: bool,
     pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) top_logprobs: Option<u32>,
 }
 
 impl Replica {
-    pub(crate) fn new(worker: WorkerName, channel: Channel, card: Card) -> Self {
-        let client = WorkerClient::new(channel);
-        Self { worker, client, card, in_flight: Arc::default(), draining: AtomicBool::new(false) }
+    /// One that takes calls. `lied` is told when it breaks the protocol.
+    pub(crate) fn new(worker: WorkerName, channel: Channel, card: Card, lied: Arc<Notify>) -> Self {
+        let (client, draining) = (WorkerClient::new(channel), AtomicBool::new(false));
+        Self { worker, client, card, in_flight: Arc::default(), draining, lie: OnceLock::new(), lied }
     }
 
     /// Whose it is.
@@ -89,7 +98,13 @@ impl Replica {
 
     /// Calls that have not ended; None while it takes no new ones.
     pub(crate) fn load(&self) -> Option<usize> {
-        (!self.draining.load(Ordering::Relaxed)).then(|| self.in_flight.load(Ordering::Relaxed))
+        let open = self.problem().is_none() && !self.draining.load(Ordering::Relaxed);
+        open.then(|| self.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// Why it gets no calls any more.
+    pub(crate) fn problem(&self) -> Option<&Lie> {
+        self.lie.get()
     }
 
     /// Whether it takes new calls, as its membership tells.
@@ -118,9 +133,13 @@ impl Replica {
         }
     }
 
-    /// A worker that breaks the protocol is not to be believed any further.
-    fn liar(&self, lie: events::Lie) -> Failure {
-        tracing::error!(worker = %self.worker, %lie, "worker broke the protocol");
+    /// A worker that breaks the protocol is not to be believed any further: it gets no more calls, whatever it has in
+    /// flight goes on under the same checks.
+    fn liar(&self, lie: Lie) -> Failure {
+        tracing::error!(worker = %self.worker, %lie, "worker broke the protocol and gets no work until it joins again");
+        if self.lie.set(lie).is_ok() {
+            self.lied.notify_one();
+        }
         lost()
     }
 }
@@ -161,8 +180,18 @@ fn message(call: &Call, digest: &str) -> WorkerGenerateRequest {
         prompt_ids: call.prompt.clone(),
         resume_tokens: Vec::new(),
         sampling: Some(sampling(&call.sampling)),
-        constraint: None,
+        constraint: call.constraint.as_ref().map(constraint),
     }
+}
+
+fn constraint(constraint: &Constraint) -> worker::Constraint {
+    use worker::constraint::Kind;
+    let kind = match constraint {
+        Constraint::JsonSchema(schema) => Kind::JsonSchema(schema.clone()),
+        Constraint::Regex(regex) => Kind::Regex(regex.clone()),
+        Constraint::Grammar(grammar) => Kind::Grammar(grammar.clone()),
+    };
+    worker::Constraint { kind: Some(kind) }
 }
 
 fn unix_millis(deadline: Instant) -> u64 {
@@ -186,6 +215,6 @@ fn sampling(filled: &Filled) -> SamplingParams {
         min_tokens: filled.min_tokens,
         ignore_eos: filled.ignore_eos,
         stop_token_ids: filled.stop_token_ids.clone(),
-        top_logprobs: None,
+        top_logprobs: filled.top_logprobs,
     }
 }

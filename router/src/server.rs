@@ -2,6 +2,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod body;
+mod linger;
 
 use std::convert::Infallible;
 use std::io;
@@ -15,7 +16,6 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -28,12 +28,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use activity::{Activity, Verdict};
+use linger::{Lingering, Unread};
+
+pub(crate) use linger::RequestBody;
 
 /// An answer's body: whole, or a stream that cannot fail (a failure is an event of the stream).
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// What answers requests.
 pub(crate) type Handler =
-    Arc<dyn Fn(http::Request<Incoming>) -> BoxFuture<'static, http::Response<Body>> + Send + Sync>;
+    Arc<dyn Fn(http::Request<RequestBody>) -> BoxFuture<'static, http::Response<Body>> + Send + Sync>;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -191,11 +194,13 @@ struct Connection {
 impl Connection {
     async fn serve(self, stream: TcpStream, peer: SocketAddr) {
         let activity = Activity::new(&self.limits, Instant::now());
+        let unread = Unread::default();
         let service = service_fn(|request| {
-            let (request_guard, answer) = (activity.begin(), (self.handler)(request));
+            let (request_guard, answer) = (activity.begin(), (self.handler)(unread.watch(request)));
             answer.map(move |response| Ok::<_, Infallible>(response.map(|body| request_guard.watch(body))))
         });
         let builder = self.builder();
+        let stream = Lingering::new(stream, unread.clone(), Arc::clone(&self.limits));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let mut tick = tokio::time::interval(activity.period());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -4,20 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::target::{Sample, Target};
 use crate::fault::Fault;
-use crate::sse::Events;
-
-/// Whom the load asks.
-pub(super) struct Target {
-    http: reqwest::Client,
-    url: String,
-    key: Option<String>,
-    model: String,
-}
 
 /// When requests are sent.
 #[derive(Debug, Clone, Copy)]
@@ -40,52 +31,10 @@ pub(super) struct Load {
     pub(super) seed: u64,
 }
 
-/// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Answered to its end.
-    Ok,
-    /// Turned away with 429 or 503.
-    Rejected,
-    /// Anything else.
-    Failed,
-}
-
-/// What one request's client saw.
-#[derive(Debug, Clone)]
-pub(super) struct Sample {
-    pub(super) outcome: Outcome,
-    pub(super) problem: Option<String>,
-    pub(super) ttft: Option<Duration>,
-    pub(super) gaps: Vec<Duration>,
-    pub(super) total: Duration,
-    pub(super) prompt_tokens: u64,
-    pub(super) tokens: u64,
-}
-
 /// All samples, and how long they took together.
 pub(super) struct Run {
     pub(super) samples: Vec<Sample>,
     pub(super) elapsed: Duration,
-}
-
-impl Target {
-    pub(super) fn new(url: &str, key: Option<String>, model: String) -> Result<Self, Fault> {
-        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().map_err(Fault::failed)?;
-        Ok(Self { http, url: format!("{}/v1/completions", url.trim_end_matches('/')), key, model })
-    }
-
-    async fn ask(&self, prompt: String, max_tokens: u32) -> Sample {
-        let body = json!({"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
-            "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true}});
-        let mut request = self.http.post(&self.url).header("content-type", "application/json").body(body.to_string());
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
-        }
-        let mut watch = Watch::start();
-        let end = watch.answer(request).await;
-        watch.sample(end)
-    }
 }
 
 impl Load {
@@ -94,7 +43,7 @@ impl Load {
         for number in 0..count {
             let sample = target.ask(self.prompt(u64::MAX - number), self.max_tokens).await;
             if let Some(problem) = sample.problem {
-                return Err(Fault::not_reachable(format!("{} does not answer as it should: {problem}", target.url)));
+                return Err(Fault::not_reachable(format!("{target} does not answer as it should: {problem}")));
             }
         }
         Ok(())
@@ -116,12 +65,7 @@ impl Load {
     }
 
     async fn open(self, target: &Target, rate: f64, start: Instant) -> Vec<Sample> {
-        let target = Arc::new(Target {
-            http: target.http.clone(),
-            url: target.url.clone(),
-            key: target.key.clone(),
-            model: target.model.clone(),
-        });
+        let target = Arc::new(target.clone());
         let mut random = Random(self.seed ^ 0x6f70_656e);
         let mut due = start;
         let mut asked = JoinSet::new();
@@ -143,75 +87,6 @@ impl Load {
         let mut own = Random(self.seed ^ number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let words = (0..self.prompt_tokens).map(|at| if at < self.shared_prefix { shared.word() } else { own.word() });
         words.collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// Takes the times of one answer.
-struct Watch {
-    start: Instant,
-    last: Instant,
-    ttft: Option<Duration>,
-    gaps: Vec<Duration>,
-    usage: Option<(u64, u64)>,
-}
-
-impl Watch {
-    fn start() -> Self {
-        let start = Instant::now();
-        Self { start, last: start, ttft: None, gaps: Vec::new(), usage: None }
-    }
-
-    async fn answer(&mut self, request: reqwest::RequestBuilder) -> Result<(), (Outcome, String)> {
-        let failed = |error: reqwest::Error| (Outcome::Failed, error.to_string());
-        let response = request.send().await.map_err(failed)?;
-        let status = response.status().as_u16();
-        if status != 200 {
-            let outcome = if matches!(status, 429 | 503) { Outcome::Rejected } else { Outcome::Failed };
-            return Err((outcome, format!("{status}: {}", response.text().await.unwrap_or_default())));
-        }
-        let mut stream = response.bytes_stream();
-        let mut events = Events::default();
-        while let Some(bytes) = stream.next().await {
-            for data in events.push(&bytes.map_err(failed)?) {
-                if data == "[DONE]" {
-                    return Ok(());
-                }
-                self.event(&data)?;
-            }
-        }
-        Err((Outcome::Failed, "the stream ended without [DONE]".to_owned()))
-    }
-
-    fn event(&mut self, data: &str) -> Result<(), (Outcome, String)> {
-        let chunk: Value = serde_json::from_str(data).map_err(|error| (Outcome::Failed, error.to_string()))?;
-        if !chunk["error"].is_null() {
-            return Err((Outcome::Failed, chunk["error"].to_string()));
-        }
-        let usage = &chunk["usage"];
-        if let (Some(prompt), Some(made)) = (usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64()) {
-            self.usage = Some((prompt, made));
-        }
-        if chunk["choices"][0]["text"].as_str().is_none_or(str::is_empty) {
-            return Ok(());
-        }
-        let now = Instant::now();
-        match self.ttft {
-            None => self.ttft = Some(now - self.start),
-            Some(_) => self.gaps.push(now - self.last),
-        }
-        self.last = now;
-        Ok(())
-    }
-
-    fn sample(self, end: Result<(), (Outcome, String)>) -> Sample {
-        let (outcome, problem) = match end {
-            Ok(()) => (Outcome::Ok, None),
-            Err((outcome, problem)) => (outcome, Some(problem)),
-        };
-        let pieces = self.gaps.len() as u64 + u64::from(self.ttft.is_some());
-        let (prompt_tokens, tokens) = self.usage.unwrap_or((0, pieces));
-        let total = self.start.elapsed();
-        Sample { outcome, problem, ttft: self.ttft, gaps: self.gaps, total, prompt_tokens, tokens }
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::load::{Outcome, Run, Sample};
+use super::load::Run;
+use super::target::{Outcome, Sample};
 use crate::fault::Fault;
 use crate::output;
 

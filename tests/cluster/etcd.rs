@@ -44,3 +44,39 @@ async fn an_etcd_that_stops_for_longer_than_a_lease_fails_no_request() {
     let answered = cluster.under_load(&[&router], event).await;
     assert!(answered > 100, "{answered}");
 }
+
+#[tokio::test]
+async fn a_compaction_that_routers_slept_through_fails_no_request() {
+    let cluster = Cluster::start();
+    let routers = [cluster.router("r1", &[]), cluster.router("r2", &[])];
+    let mut first = cluster.worker("w1", &[]);
+    let _second = cluster.worker("w2", &[]);
+    for router in &routers {
+        cluster.members(router, "ready", 2).await;
+    }
+    let (mut third, mut fourth) = (None, None);
+    let event = async {
+        // Their watches break while they sleep, and what they missed is forgotten when they wake.
+        routers.iter().for_each(|router| router.signal("STOP"));
+        cluster.restart_etcd();
+        third = Some(cluster.worker("w3", &[]));
+        cluster.compact_etcd().await;
+        routers.iter().for_each(|router| router.signal("CONT"));
+        for router in &routers {
+            router.logs(&["cannot follow the members", "was compacted"]).await;
+            cluster.members(router, "ready", 3).await;
+        }
+        // One that nobody slept through, between a leave and a join.
+        first.signal("TERM");
+        for router in &routers {
+            cluster.members(router, "ready", 2).await;
+        }
+        cluster.compact_etcd().await;
+        fourth = Some(cluster.worker("w4", &[]));
+        for router in &routers {
+            cluster.members(router, "ready", 3).await;
+        }
+    };
+    cluster.under_load(&[&routers[0], &routers[1]], event).await;
+    assert_eq!(first.wait().code(), Some(0), "{}", first.log());
+}

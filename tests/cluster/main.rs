@@ -6,5 +6,8 @@
 mod cluster;
 
 mod etcd;
+mod flood;
+mod liar;
 mod life;
+mod spread;
 mod tls;

@@ -41,9 +41,9 @@ async fn fields_that_are_wrong_or_not_served_are_named() {
         ("seed", json!("x"), "seed"),
         ("stream", json!("yes"), "stream"),
         ("tools", json!([{"type": "function", "function": {"name": "f"}}]), "tools"),
-        ("response_format", json!({"type": "json_object"}), "response_format"),
-        ("n", json!(2), "n"),
-        ("logprobs", json!(true), "logprobs"),
+        ("response_format", json!({"type": "xml"}), "response_format.type"),
+        ("n", json!(17), "n"),
+        ("logprobs", json!("yes"), "logprobs"),
     ];
     for (field, value, param) in cases {
         let (status, answer) = up.ask("/v1/chat/completions", &chat(field, value.clone())).await;

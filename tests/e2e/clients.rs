@@ -28,6 +28,11 @@ fn the_official_openai_client_works_unchanged() {
 }
 
 #[test]
+fn structure_log_probabilities_and_choices_are_what_the_official_client_expects() {
+    passes(&Up::start(&[]), "test_structure.py");
+}
+
+#[test]
 fn the_official_anthropic_client_works_unchanged() {
     passes(&Up::start(&[]), "test_anthropic.py");
 }

@@ -68,7 +68,7 @@ fn read(mut events: Events, max_tokens: usize, progress: &Progress) -> Answer {
     let mut answer = Vec::new();
     loop {
         match events.blocking_recv().expect("a last event") {
-            Event::Tokens { first_position, ids } => {
+            Event::Tokens { first_position, ids, logprobs: _ } => {
                 assert_eq!(first_position, answer.len() as u64, "each token once and in order");
                 progress.add(ids.len());
                 answer.extend(ids);

@@ -49,6 +49,13 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Bytes of memory that it holds.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Waits until its log has all of `words` in one line.
     pub(crate) async fn logs(&self, words: &[&str]) {
         let has_all = |line: &str| words.iter().all(|word| line.contains(word));
@@ -116,9 +123,18 @@ impl Cluster {
     }
 
     /// Calls etcd's JSON gateway.
-    pub(crate) async fn etcd_post(&self, path: &str, body: Value) {
+    pub(crate) async fn etcd_post(&self, path: &str, body: Value) -> Value {
         let response = self.http.post(format!("{}{path}", self.etcd())).body(body.to_string()).send().await.unwrap();
-        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Has etcd forget all of its history.
+    pub(crate) async fn compact_etcd(&self) {
+        let status = self.etcd_post("/v3/maintenance/status", json!({})).await;
+        let body = json!({"revision": status["header"]["revision"], "physical": true});
+        self.etcd_post("/v3/kv/compaction", body).await;
     }
 
     /// Starts a part on free ports and returns once it is ready.
@@ -162,7 +178,11 @@ impl Cluster {
 
     /// Waits until a router has so many members in a state.
     pub(crate) async fn members(&self, router: &Process, state: &str, count: usize) {
-        let line = format!("penstock_members{{state=\"{state}\"}} {count}");
+        self.metric(router, &format!("penstock_members{{state=\"{state}\"}} {count}")).await;
+    }
+
+    /// Waits until a line stands among a router's metrics.
+    pub(crate) async fn metric(&self, router: &Process, line: &str) {
         let told = until(|| async {
             let response = self.http.get(format!("http://{}/metrics", router.address("ops"))).send().await.unwrap();
             response.text().await.unwrap().lines().any(|other| other == line)

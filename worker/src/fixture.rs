@@ -43,8 +43,8 @@ impl Fixture {
         let registry = Registry::new();
         let observers = Observers { registry: registry.clone(), stage, report: Arc::new(|_| {}) };
         let name = WorkerName::new("w1").unwrap();
-        let served =
-            Served { card: card(), files: vec![file("tokenizer.json", 600_000), file("generation_config.json", 2)] };
+        let files = vec![file("tokenizer.json", tokenizer(600_000)), file("generation_config.json", b"{}".to_vec())];
+        let served = Served { card: card(), files };
         let engine = penstock_engine::Config { eos_token_ids: vec![EOS], ..penstock_engine::Config::default() };
         let parts = Parts { name, served, runner: Box::new(ScriptedRunner::new(script)), engine, drain_timeout };
         let worker = Worker::start(parts, &observers).unwrap();
@@ -60,9 +60,20 @@ impl Fixture {
     }
 }
 
-fn file(name: &'static str, size: usize) -> TextFile {
-    let bytes: Vec<u8> = (0..size).map(|i| (i / 1000) as u8).collect();
+fn file(name: &'static str, bytes: Vec<u8>) -> TextFile {
     TextFile { name, digest: Digest::of_bytes(&bytes), bytes: bytes.into() }
+}
+
+/// A tokenizer whose tokens are the bytes, and an end; spaces make it as long as wanted.
+fn tokenizer(size: usize) -> Vec<u8> {
+    let vocab: serde_json::Map<_, _> =
+        (b'!'..=b'~').map(|byte| (char::from(byte).to_string(), u32::from(byte).into())).collect();
+    let end = serde_json::json!({ "id": EOS, "content": "<end>", "special": true });
+    let decoder = serde_json::json!({ "type": "ByteLevel" });
+    let tokenizer = serde_json::json!({ "added_tokens": [end], "decoder": decoder, "model": { "vocab": vocab } });
+    let mut bytes = tokenizer.to_string().into_bytes();
+    bytes.resize(size, b' ');
+    bytes
 }
 
 pub(crate) fn card() -> Card {

@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod config;
+pub mod constraint;
 #[cfg(test)]
 mod fixture;
 pub mod lifecycle;

@@ -24,6 +24,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::artifact::{self, Report};
 use crate::config::Config;
+use crate::constraint::{Compiler, UnfitTokenizer};
 use crate::metrics::Metrics;
 use crate::model::{self, Card, Served};
 use crate::rpc::{Drain, Service};
@@ -83,6 +84,9 @@ pub enum Error {
     /// The first batch failed.
     #[error("the model does not run: {0}")]
     Warm(#[from] penstock_engine::runner::Error),
+    /// No constraint could be compiled for the model.
+    #[error(transparent)]
+    Tokenizer(#[from] UnfitTokenizer),
     /// The engine did not start.
     #[error(transparent)]
     Engine(#[from] StartError),
@@ -129,6 +133,7 @@ pub struct Worker(Arc<Inner>);
 struct Inner {
     name: WorkerName,
     served: Arc<Served>,
+    constraints: Compiler,
     engine: Engine,
     drain: Drain,
     drain_timeout: Duration,
@@ -152,6 +157,7 @@ impl Worker {
     /// Starts the engine over a runner that works.
     pub fn start(parts: Parts, observers: &Observers) -> Result<Self, Error> {
         let Parts { name, served, runner, engine, drain_timeout } = parts;
+        let constraints = served.constraints()?;
         let engine = Engine::start(engine, runner)?;
         Metrics::register(&observers.registry, engine.clone(), served.card.name.clone())?;
         let stage = observers.stage.clone();
@@ -159,6 +165,7 @@ impl Worker {
         let inner = Inner {
             name,
             served: Arc::new(served),
+            constraints,
             drain: Drain::new(engine.clone()),
             engine,
             drain_timeout,
@@ -256,7 +263,13 @@ impl Worker {
 
 impl Inner {
     fn service(&self) -> Service {
-        Service::new(self.served.clone(), self.engine.clone(), self.drain.clone(), self.stop.clone())
+        Service {
+            served: self.served.clone(),
+            constraints: self.constraints.clone(),
+            engine: self.engine.clone(),
+            drain: self.drain.clone(),
+            stop: self.stop.clone(),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use penstock_engine::weights::{self, Summary, Weights};
 use serde::Serialize;
 
 use crate::artifact::{Artifact, Digest, Source};
+use crate::constraint::{Compiler, UnfitTokenizer};
 use crate::tokenizer::{self, TextFile, TextSide};
 
 /// A model file, opened and understood, not loaded.
@@ -148,4 +149,13 @@ pub struct Served {
     pub card: Card,
     /// Its text side.
     pub files: Vec<TextFile>,
+}
+
+impl Served {
+    /// What compiles constraints for it.
+    pub(crate) fn constraints(&self) -> Result<Compiler, UnfitTokenizer> {
+        let tokenizer = self.files.iter().find(|file| file.name == "tokenizer.json");
+        let tokenizer = tokenizer.map_or(&[][..], |file| &file.bytes);
+        Compiler::new(tokenizer, self.card.vocab_size as usize, &self.card.eos_token_ids)
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use penstock_engine::Engine;
+use penstock_engine::batch::BLOCK_TOKENS;
 use penstock_proto::ErrorCode;
 use penstock_proto::worker as wire;
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::constraint::Compiler;
 use crate::model::Served;
 use generation::Generation;
 
@@ -28,11 +30,12 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// The service over one engine. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Service {
-    served: Arc<Served>,
-    engine: Engine,
-    drain: Drain,
+    pub(crate) served: Arc<Served>,
+    pub(crate) constraints: Compiler,
+    pub(crate) engine: Engine,
+    pub(crate) drain: Drain,
     /// Streams that have no end of their own end with it.
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Whether the worker is leaving: the one switch that everybody watches.
@@ -75,10 +78,6 @@ impl Drain {
 }
 
 impl Service {
-    pub(crate) fn new(served: Arc<Served>, engine: Engine, drain: Drain, stop: CancellationToken) -> Self {
-        Self { served, engine, drain, stop }
-    }
-
     fn load(&self) -> wire::Load {
         let load = self.engine.load();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -112,7 +111,8 @@ impl wire::Worker for Service {
             let message = format!("this worker serves {name:?}, not {wanted:?}");
             return Err(ErrorCode::ModelNotFound.status(message, Some("model")));
         }
-        let parts = card::parts(self.served.clone());
+        let kv_tokens = (self.engine.shape().kv_blocks * BLOCK_TOKENS) as u64;
+        let parts = card::parts(self.served.clone(), kv_tokens);
         Ok(Response::new(Box::pin(futures_util::stream::iter(parts.map(Ok)))))
     }
 
@@ -120,11 +120,19 @@ impl wire::Worker for Service {
         &self,
         request: Request<wire::WorkerGenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let submission = decode::submission(request.into_inner(), &self.served.card)?;
+        let (submission, constraint) = decode::submission(request.into_inner(), &self.served.card)?;
         let position = submission.resume.len() as u64;
         // Watched from before the submission, so that no drain falls in between.
         let draining = self.drain.watch();
-        let events = self.engine.submit(submission).map_err(decode::refusal)?;
+        let events = match constraint {
+            Some(constraint) => {
+                let grammar = self.constraints.compile(constraint, submission.resume.clone()).await;
+                let grammar = grammar.map_err(decode::constraint_refusal)?;
+                self.engine.submit_constrained(submission, grammar)
+            }
+            None => self.engine.submit(submission),
+        };
+        let events = events.map_err(decode::refusal)?;
         Ok(Response::new(Box::pin(Generation::new(events, draining, position).into_stream())))
     }
 

@@ -78,7 +78,7 @@ fn kv_blocks(config: &Config) -> usize {
     blocks.clamp(1, config.max_sequences.max(1).saturating_mul(CONTEXT / BLOCK_TOKENS))
 }
 
-fn files() -> Vec<TextFile> {
+pub(crate) fn files() -> Vec<TextFile> {
     let template = "{% for m in messages %}{{ '<|start|>' + m.role + '\\n' + m.content + '<|end|>\\n' }}{% endfor %}\
                     {% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}";
     vec![

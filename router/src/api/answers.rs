@@ -10,6 +10,7 @@ use penstock_proto::ErrorCode;
 use super::Api;
 use super::Notes;
 use super::blocks::Blocks;
+use crate::dispatch::Answer;
 use crate::fleet::Model;
 use crate::metrics::Observation;
 use crate::request::{Delta, Failure, Finish, Request};
@@ -23,16 +24,28 @@ pub(super) struct Answers {
 }
 
 impl Api {
-    /// Starts every choice and waits for the first piece of each.
+    /// Starts an answer to each request and waits for the first piece of each.
     pub(super) async fn answers(
         &self,
         model: &Model,
         requests: Vec<Request>,
+        observation: Observation,
+    ) -> Result<Answers, Failure> {
+        self.choices(model, requests, 1, observation).await
+    }
+
+    /// Starts so many answers to each request and waits for the first piece of each. Those to one request follow one
+    /// another.
+    pub(super) async fn choices(
+        &self,
+        model: &Model,
+        requests: Vec<Request>,
+        choices: u32,
         mut observation: Observation,
     ) -> Result<Answers, Failure> {
-        let starts = requests.into_iter().map(|request| self.dispatch.answer(model, request));
-        let answers = match try_join_all(starts).await {
-            Ok(answers) => answers,
+        let starts = requests.into_iter().map(|request| self.dispatch.answers(model, request, choices));
+        let answers: Vec<Answer> = match try_join_all(starts).await {
+            Ok(answers) => answers.into_iter().flatten().collect(),
             Err(failure) => {
                 observation.failed(&failure);
                 return Err(failure);
@@ -41,9 +54,7 @@ impl Api {
         answers.iter().for_each(|answer| observation.called(answer.called));
         let open = answers.len();
         let prompt_tokens = answers.iter().map(|answer| answer.prompt_tokens).sum();
-        let choice = |(index, answer): (usize, crate::dispatch::Answer)| {
-            answer.into_stream().map(move |delta| (index, delta)).boxed()
-        };
+        let choice = |(index, answer): (usize, Answer)| answer.into_stream().map(move |delta| (index, delta)).boxed();
         let choices = select_all(answers.into_iter().enumerate().map(choice)).boxed();
         Ok(Answers { choices, open, prompt_tokens, observation })
     }

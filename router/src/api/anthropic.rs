@@ -50,6 +50,7 @@ impl Api {
             Route::ChatCompletions
             | Route::Completions
             | Route::Models
+            | Route::Health
             | Route::Tokenize
             | Route::Detokenize
             | Route::Responses

@@ -20,6 +20,12 @@ pub(super) const KWARGS_BYTES: usize = 64 << 10;
 pub(super) const STOPS: usize = 4;
 /// Stop ids of one request.
 pub(super) const STOP_IDS: usize = 128;
+/// Choices of one request.
+pub(super) const CHOICES: u32 = 16;
+/// The most likely tokens that are told beside each token.
+pub(super) const TOP_LOGPROBS: u32 = 20;
+/// Bytes of a schema, a regular expression or a grammar.
+pub(super) const CONSTRAINT_BYTES: usize = 64 << 10;
 /// Bytes of one stop text: the stream holds that much back.
 const STOP_BYTES: usize = 1024;
 
@@ -32,6 +38,15 @@ pub(super) fn stop_text(path: &str, text: String) -> Result<String, Failure> {
         return Err(Failure::field(path, format!("{path} must have at most {STOP_BYTES} bytes")));
     }
     Ok(text)
+}
+
+/// A name of a schema that stands at `path`.
+pub(super) fn name(path: &str, name: &str) -> Result<(), Failure> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if (1..=64).contains(&name.len()) && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(Failure::field(path, format!("{path} must be 1 to 64 of a-z, A-Z, 0-9, _ and -")))
 }
 
 /// The role that stands at `path`.

@@ -18,7 +18,7 @@ use super::head::{self, Head};
 use super::{Api, Notes, log, tell};
 use crate::fleet::Model;
 use crate::metrics::{Observation, Route};
-use crate::request::{Delta, Failure, FinishReason};
+use crate::request::{Delta, Failure, FinishReason, RankedToken, TokenLogprob};
 
 pub(crate) use serve::Grpc;
 
@@ -167,5 +167,11 @@ fn piece(delta: Delta) -> wire::GenerateResponse {
         cached_tokens: finish.usage.cached_tokens,
         completion_tokens: finish.usage.completion_tokens,
     });
-    wire::GenerateResponse { text: delta.text, finish_reason: reason.into(), usage }
+    let ranked = |token: RankedToken| wire::RankedText { text: token.bytes, logprob: token.logprob };
+    let logprob = |told: TokenLogprob| wire::TextLogprob {
+        token: Some(ranked(told.token)),
+        top: told.top.into_iter().map(ranked).collect(),
+    };
+    let logprobs = delta.logprobs.into_iter().map(logprob).collect();
+    wire::GenerateResponse { text: delta.text, finish_reason: reason.into(), usage, logprobs }
 }

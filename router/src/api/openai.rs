@@ -1,11 +1,14 @@
 //! OpenAI's face: JSON bodies → [`Request`]s, pieces of answers → chunks or one body. Nothing behind it knows OpenAI.
 
 mod chat;
+mod choices;
 mod completion;
 mod encode;
 mod error;
+mod logprobs;
 mod models;
 pub(super) mod sampling;
+mod structure;
 pub(super) mod unserved;
 
 use futures_util::StreamExt as _;
@@ -18,15 +21,20 @@ use super::{Api, Notes, Reply, not_found};
 use crate::metrics::{Observation, Route};
 use crate::request::{Failure, Input, Request, Sampling, Stop, Tools};
 
+use choices::Choices;
 pub(super) use error::render as render_error;
 
 /// What a body asks for.
 pub(super) struct Ask {
     model: ModelName,
-    /// One choice of the answer each.
+    /// So many choices of the answer each.
     inputs: Vec<Input>,
+    choices: Choices,
+    /// Whether the prompt stands before each choice.
+    echo: bool,
     sampling: Sampling,
     stop: Stop,
+    constraint: Option<structure::Asked>,
     delivery: Delivery,
     /// The name by which the client gave `max_tokens`.
     max_tokens_name: &'static str,
@@ -55,6 +63,7 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
         ("POST", "/v1/completions") => Route::Completions,
         ("GET", "/v1/models") => Route::Models,
         ("GET", path) if path.starts_with("/v1/models/") => Route::Models,
+        ("GET", "/health") => Route::Health,
         ("POST", "/v1/tokenize") => Route::Tokenize,
         ("POST", "/v1/detokenize") => Route::Detokenize,
         _ => Route::Unknown,
@@ -74,6 +83,7 @@ impl Api {
             Route::ChatCompletions => return self.generate(Kind::Chat, &call, notes, observation).await,
             Route::Completions => return self.generate(Kind::Completion, &call, notes, observation).await,
             Route::Models => models::list(dispatch, call.path),
+            Route::Health => models::health(dispatch),
             Route::Tokenize => models::tokenize(dispatch, &call.body, notes).await,
             Route::Detokenize => models::detokenize(dispatch, &call.body, notes).await,
             // `route` gives no other face's.
@@ -110,9 +120,22 @@ impl Api {
         };
         notes.target = Some(model.name.clone());
         observation.targets(&model.name);
-        let (delivery, name) = (ask.delivery, ask.max_tokens_name);
-        let answers = self.answers(&model, requests(ask, call), observation).await.map_err(|it| renamed(it, name))?;
-        let shape = encode::Shape::new(kind, call.head.id, model.name.clone());
+        let names = Names { max_tokens: ask.max_tokens_name, constraint: ask.constraint.as_ref().map(|it| it.1) };
+        let (delivery, choices) = (ask.delivery, ask.choices);
+        let shape = encode::Shape {
+            kind,
+            id: call.head.id,
+            model: model.name.clone(),
+            choices,
+            logprobs: ask.sampling.top_logprobs.is_some(),
+            prompts: if ask.echo {
+                ask.inputs.iter().map(|input| choices::echo(input, &model)).collect()
+            } else {
+                Vec::new()
+            },
+        };
+        let answers = self.choices(&model, requests(ask, call), choices.made, observation).await;
+        let (answers, shape) = (answers.map_err(|failure| names.rename(failure))?, shape.begin());
         Ok(match delivery {
             Delivery::Folded => Reply::Json(StatusCode::OK, shape.fold(answers).await?),
             Delivery::Streamed { usage } => Reply::Events(shape.stream(answers, usage).boxed()),
@@ -120,13 +143,24 @@ impl Api {
     }
 }
 
-/// A complaint about `max_tokens` under the name that the client used.
-fn renamed(failure: Failure, name: &'static str) -> Failure {
-    match failure.param.as_deref() {
-        Some("max_tokens") => {
-            Failure { message: failure.message.replace("max_tokens", name), param: Some(name.to_owned()), ..failure }
-        }
-        Some(_) | None => failure,
+/// The names by which the client gave what dispatch and workers know under names of their own.
+pub(super) struct Names {
+    pub(super) max_tokens: &'static str,
+    pub(super) constraint: Option<&'static str>,
+}
+
+impl Names {
+    /// A complaint under the name that the client used.
+    pub(super) fn rename(&self, failure: Failure) -> Failure {
+        let name = match (failure.param.as_deref(), self.constraint) {
+            (Some("max_tokens"), _) => self.max_tokens,
+            (Some("constraint"), Some(name)) => {
+                let message = format!("{name}: {}", failure.message);
+                return Failure { message, param: Some(name.to_owned()), ..failure };
+            }
+            (Some(_), _) | (None, _) => return failure,
+        };
+        Failure { message: failure.message.replace("max_tokens", name), param: Some(name.to_owned()), ..failure }
     }
 }
 
@@ -140,9 +174,11 @@ pub(super) fn decode(kind: Kind, body: &[u8], ignored: &mut Vec<String>) -> Resu
     Ok(ask)
 }
 
-/// Every choice is a request of its own; the first has the id that the client is told.
+/// Every prompt is a request of its own; the first has the id that the client is told.
 fn requests(ask: Ask, call: &Call<'_>) -> Vec<Request> {
     let head = call.head;
+    let sampling = ask.choices.sampling(ask.sampling);
+    let constraint = ask.constraint.map(|(constraint, _)| constraint);
     let request = |(at, input)| Request {
         id: if at == 0 { head.id } else { RequestId::generate() },
         tenant: call.tenant.clone(),
@@ -151,9 +187,9 @@ fn requests(ask: Ask, call: &Call<'_>) -> Vec<Request> {
         deadline: head.deadline,
         model: ask.model.clone(),
         input,
-        sampling: ask.sampling.clone(),
+        sampling: sampling.clone(),
         stop: ask.stop.clone(),
-        constraint: None,
+        constraint: constraint.clone(),
         tools: Tools::default(),
     };
     ask.inputs.into_iter().enumerate().map(request).collect()

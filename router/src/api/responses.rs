@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 
 use super::face::Call;
+use super::openai::Names;
 use super::{Api, Notes, Reply, events, not_found};
 use crate::metrics::{Observation, Route};
 use crate::request::Failure;
@@ -23,6 +24,9 @@ pub(super) fn route(method: &Method, path: &str) -> Route {
         _ => Route::Unknown,
     }
 }
+
+/// What dispatch and workers complain of, as this face's clients call it.
+const NAMES: Names = Names { max_tokens: "max_output_tokens", constraint: Some("text.format") };
 
 impl Api {
     /// Answers a call of the face.
@@ -40,7 +44,7 @@ impl Api {
         let decoded = decode::response(&call.body, &mut notes.ignored);
         let decoded = decoded.map(|asking| (call.request(asking.asked), (asking.echo, asking.streams)));
         let begun = self.answer_one(decoded, notes, observation).await;
-        let (model, answers, (echo, streams)) = begun.map_err(renamed)?;
+        let (model, answers, (echo, streams)) = begun.map_err(|failure| NAMES.rename(failure))?;
         let shape = shape::Shape::new(call.head.id, &model, echo);
         if streams {
             return Ok(Reply::Events(events::stream(answers, encode::Events::new(shape)).boxed()));
@@ -48,14 +52,4 @@ impl Api {
         let (blocks, finish) = answers.whole().await?;
         Ok(Reply::Json(StatusCode::OK, shape.response(blocks.all(), &finish)))
     }
-}
-
-/// A complaint about what dispatch knows under names of its own, under the face's.
-fn renamed(failure: Failure) -> Failure {
-    let (ours, name) = match failure.param.as_deref() {
-        Some("max_tokens") => ("max_tokens", "max_output_tokens"),
-        Some("constraint") => ("constraint", "text.format.schema"),
-        Some(_) | None => return failure,
-    };
-    Failure { message: failure.message.replace(ours, name), param: Some(name.to_owned()), ..failure }
 }

@@ -111,6 +111,15 @@ const CALLS: &[Spec] = &[
     },
     Spec {
         method: "GET",
+        path: "/health",
+        summary: "Whether any model could answer now, for gateways and balancers; 503 where none could",
+        body: None,
+        answer: "Health",
+        streams: false,
+        error: OPENAI,
+    },
+    Spec {
+        method: "GET",
         path: PATH,
         summary: "This, as OpenAPI",
         body: None,

@@ -7,10 +7,11 @@ use crate::prompt::Defaults;
 use crate::replica::{Card, Filled};
 use crate::request::{Failure, Sampling};
 
-/// The sampling of a call.
-pub(super) fn sampling(asked: Sampling, prompt: &[u32], model: &Model) -> Result<Filled, Failure> {
+/// The sampling of the calls for `choices` answers to one prompt.
+pub(super) fn sampling(asked: Sampling, choices: u32, prompt: &[u32], model: &Model) -> Result<Filled, Failure> {
     let max_tokens = max_tokens(&asked, prompt.len(), &model.card)?;
     check(&asked, max_tokens, &model.card)?;
+    fit(&asked, choices, prompt.len(), &model.card)?;
     Ok(fill(asked, max_tokens, model.text.defaults()))
 }
 
@@ -29,6 +30,7 @@ fn fill(asked: Sampling, max_tokens: u32, defaults: &Defaults) -> Filled {
         min_tokens: asked.min_tokens,
         ignore_eos: asked.ignore_eos,
         stop_token_ids: asked.stop_token_ids,
+        top_logprobs: asked.top_logprobs,
     }
 }
 
@@ -57,6 +59,21 @@ fn max_tokens(asked: &Sampling, prompt: usize, card: &Card) -> Result<u32, Failu
     }
 }
 
+/// Choices that the client gave a length must be able to be in the pool together, behind one prompt.
+fn fit(asked: &Sampling, choices: u32, prompt: usize, card: &Card) -> Result<(), Failure> {
+    let Some(max_tokens) = asked.max_tokens.filter(|_| choices > 1 && card.kv_tokens > 0) else { return Ok(()) };
+    let needed = prompt as u64 + u64::from(choices) * u64::from(max_tokens);
+    if needed <= card.kv_tokens {
+        return Ok(());
+    }
+    let message = format!(
+        "n asks for {choices} choices of {max_tokens} tokens behind {prompt} of the prompt, {needed} in all; a worker \
+         holds {} at once",
+        card.kv_tokens
+    );
+    Err(Failure { param: Some("n".to_owned()), ..Failure::new(ErrorCode::ContextTooLong, message) })
+}
+
 fn check(asked: &Sampling, max_tokens: u32, card: &Card) -> Result<(), Failure> {
     let size = card.vocab_size;
     if let Some(id) = asked.logit_bias.keys().find(|id| **id >= size) {
@@ -78,7 +95,7 @@ mod tests {
     use super::*;
 
     fn card() -> Card {
-        Card { digest: "d".to_owned(), context_length: 100, vocab_size: 10 }
+        Card { digest: "d".to_owned(), context_length: 100, vocab_size: 10, kv_tokens: 1000 }
     }
 
     fn asked(max_tokens: Option<u32>) -> Sampling {
@@ -113,6 +130,17 @@ mod tests {
         assert_eq!((filled.temperature, filled.top_k, filled.top_p, filled.seed), (0.0, 20, 1.0, 7));
         assert_eq!(fill(Sampling::default(), 5, &defaults).temperature, 0.6);
         assert_eq!(fill(Sampling::default(), 5, &Defaults::default()).temperature, 1.0);
+    }
+
+    #[test]
+    fn choices_that_could_never_be_in_the_pool_together_are_refused_by_name() {
+        assert_eq!(fit(&asked(Some(90)), 11, 10, &card()), Ok(()));
+        let over = fit(&asked(Some(90)), 12, 10, &card()).unwrap_err();
+        assert_eq!((over.code, over.param.as_deref()), (ErrorCode::ContextTooLong, Some("n")));
+        assert!(over.message.contains("1090") && over.message.contains("1000"), "{}", over.message);
+        // Where the client names no length, the context is the only limit; where the worker names no pool, too.
+        assert_eq!(fit(&asked(None), 12, 10, &card()), Ok(()));
+        assert_eq!(fit(&asked(Some(90)), 12, 10, &Card { kv_tokens: 0, ..card() }), Ok(()));
     }
 
     #[test]

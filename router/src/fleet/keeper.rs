@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt as _};
 use penstock_cluster::MemberEvent;
 use penstock_cluster::membership::{Member, MemberState as Joined, PROTOCOL};
 use penstock_proto::{ModelName, WorkerName};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{Connect, ConnectError, Model, Snapshot};
@@ -73,7 +73,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(connect: Connect, metrics: Arc<Metrics>, publish: watch::Sender<Arc<Snapshot>>) -> Self {
-        let loader = Loader { connect, texts: Arc::default() };
+        let loader = Loader { connect, lied: Arc::default(), texts: Arc::default() };
         Self { loader, metrics, publish, slots: BTreeMap::new(), loads: JoinSet::new(), attempts: 0 }
     }
 
@@ -96,6 +96,8 @@ impl Keeper {
                     // One that was aborted has nothing to add.
                     Err(_) => {}
                 },
+                // What is published tells who is not believed any more.
+                () = self.loader.lied.notified() => {}
                 () = self.publish.closed() => return,
             }
             self.publish();
@@ -116,7 +118,7 @@ impl Keeper {
     /// A member is new or not what it was.
     fn put(&mut self, member: Member) {
         let name = member.name.clone();
-        if !self.slots.get(&name).is_some_and(|slot| is_same_worker(&slot.member, &member)) {
+        if !self.slots.get(&name).is_some_and(|slot| slot.holds_for(&member)) {
             self.remove(&name);
         }
         let (loader, attempt) = (self.loader.clone(), self.attempts);
@@ -196,13 +198,20 @@ impl Keeper {
     }
 }
 
-/// Whether what was loaded from the one holds for the other. A new epoch alone changes nothing: a worker that lost its
-/// lease in an outage of the store takes a new one and serves on, and every call names the digest that it is meant for.
-fn is_same_worker(known: &Member, told: &Member) -> bool {
-    known.endpoint == told.endpoint && known.models == told.models && known.protocol == told.protocol
-}
-
 impl Slot {
+    /// Whether what was loaded holds for a member as it is told now. A new epoch alone changes nothing: a worker that lost
+    /// its lease in an outage of the store takes a new one and serves on, and every call names the digest that it is
+    /// meant for. Only who broke the protocol begins anew with it.
+    fn holds_for(&self, told: &Member) -> bool {
+        let known = &self.member;
+        let same = known.endpoint == told.endpoint && known.models == told.models && known.protocol == told.protocol;
+        same && (known.epoch == told.epoch || !self.is_distrusted())
+    }
+
+    fn is_distrusted(&self) -> bool {
+        self.served().iter().any(|served| served.replica.problem().is_some())
+    }
+
     fn served(&self) -> &[Served] {
         match &self.state {
             State::Waiting | State::Loading { .. } => &[],
@@ -223,6 +232,7 @@ impl Slot {
         match (&self.state, self.member.state) {
             (State::Waiting, _) if self.member.protocol != PROTOCOL => MemberState::Mismatched,
             (State::Waiting | State::Loading { .. }, _) => MemberState::Loading,
+            (State::Loaded(_), _) if self.is_distrusted() => MemberState::Distrusted,
             (State::Loaded(served), _) if !served.iter().any(takes_part) => MemberState::Mismatched,
             (State::Loaded(_), Joined::Loading | Joined::Draining) => MemberState::Draining,
             (State::Loaded(_), Joined::Ready) => MemberState::Ready,
@@ -248,6 +258,8 @@ impl Model {
 #[derive(Clone)]
 struct Loader {
     connect: Connect,
+    /// Told by every replica that breaks the protocol.
+    lied: Arc<Notify>,
     /// What was built, by digest, as long as somebody uses it.
     texts: Arc<Mutex<HashMap<String, Weak<ModelText>>>>,
 }
@@ -274,7 +286,8 @@ impl Loader {
         for model in &member.models {
             let fetched = fetch(channel.clone(), &model.name, &model.digest).await?;
             let text = self.text(&fetched).await?;
-            let replica = Arc::new(Replica::new(member.name.clone(), channel.clone(), fetched.card));
+            let (worker, lied) = (member.name.clone(), Arc::clone(&self.lied));
+            let replica = Arc::new(Replica::new(worker, channel.clone(), fetched.card, lied));
             served.push(Served { name: model.name.clone(), text, replica });
         }
         Ok(served)

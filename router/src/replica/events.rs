@@ -16,19 +16,40 @@ const END: Duration = Duration::from_secs(5);
 /// What a worker says of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
-    /// The next outputs; never empty.
-    Tokens(Vec<u32>),
+    /// The next outputs.
+    Tokens(Tokens),
     /// The end; the stream has ended with it.
     Finished(Finish),
 }
 
+/// Outputs that came together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Tokens {
+    /// Never empty.
+    pub(crate) ids: Vec<u32>,
+    /// One for each id where they were asked for, else none.
+    pub(crate) logprobs: Vec<Logprob>,
+}
+
+/// How likely an output was, before temperature and filters.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Logprob {
+    pub(crate) logprob: f32,
+    /// Ids of the most likely tokens, in order.
+    pub(crate) top: Vec<(u32, f32)>,
+}
+
 /// How a worker broke the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Lie {
+pub(crate) enum Lie {
     #[error("position {found} where {expected} was due")]
     Position { found: u64, expected: u64 },
     #[error("id {id} of a vocabulary of {size}")]
     Vocabulary { id: u32, size: u32 },
+    #[error("{found} log-probabilities where {expected} were due")]
+    Logprobs { found: usize, expected: usize },
+    #[error("a log-probability that is no logarithm of a probability")]
+    NotALogprob,
     #[error("more than the {limit} tokens that were asked for")]
     TooMany { limit: u32 },
     #[error("an event with nothing in it")]
@@ -39,8 +60,6 @@ pub(super) enum Lie {
     Counts { outputs: u32, prompt: u32, cached: u32 },
     #[error("an event after the end")]
     AfterEnd,
-    #[error("an end that does not come")]
-    Endless,
     #[error("an end without a finish")]
     Unfinished,
 }
@@ -65,6 +84,7 @@ impl Events {
             prompt: u32::try_from(call.prompt.len()).unwrap_or(u32::MAX),
             vocabulary: replica.card.vocab_size,
             limit: call.sampling.max_tokens,
+            top_logprobs: call.sampling.top_logprobs,
         };
         Self { stream, replica, checks, _in_flight: in_flight }
     }
@@ -78,8 +98,8 @@ impl Events {
                 Err(status) => return Err(self.replica.failure(&status)),
             };
             match self.checks.check(message).map_err(|lie| self.replica.liar(lie))? {
-                Checked::Tokens(ids) if ids.is_empty() => {}
-                Checked::Tokens(ids) => return Ok(Event::Tokens(ids)),
+                Checked::Tokens(tokens) if tokens.ids.is_empty() => {}
+                Checked::Tokens(tokens) => return Ok(Event::Tokens(tokens)),
                 Checked::Finished(finish) => return self.end(finish).await,
                 Checked::Draining => self.replica.set_draining(true),
             }
@@ -95,14 +115,18 @@ impl Events {
                 tracing::warn!(worker = %self.replica.worker, code = ?status.code(), "worker failed after its finish");
                 Err(lost())
             }
-            Err(_) => Err(self.replica.liar(Lie::Endless)),
+            // Slow is not false.
+            Err(_) => {
+                tracing::warn!(worker = %self.replica.worker, "worker does not end a stream after its finish");
+                Err(lost())
+            }
         }
     }
 }
 
 #[derive(Debug, PartialEq)]
 enum Checked {
-    Tokens(Vec<u32>),
+    Tokens(Tokens),
     Finished(Finish),
     Draining,
 }
@@ -114,6 +138,7 @@ struct Checks {
     prompt: u32,
     vocabulary: u32,
     limit: u32,
+    top_logprobs: Option<u32>,
 }
 
 impl Checks {
@@ -125,21 +150,44 @@ impl Checks {
             return Err(Lie::Position { found, expected: self.position });
         }
         match event {
-            worker_generate_event::Event::Tokens(tokens) => self.tokens(tokens.ids),
+            worker_generate_event::Event::Tokens(tokens) => self.tokens(tokens),
             worker_generate_event::Event::Finished(finished) => self.finished(&finished),
             worker_generate_event::Event::Drain(_) => Ok(Checked::Draining),
         }
     }
 
-    fn tokens(&mut self, ids: Vec<u32>) -> Result<Checked, Lie> {
-        if let Some(&id) = ids.iter().find(|id| **id >= self.vocabulary) {
-            return Err(Lie::Vocabulary { id, size: self.vocabulary });
+    fn tokens(&mut self, tokens: worker::Tokens) -> Result<Checked, Lie> {
+        let worker::Tokens { ids, logprobs } = tokens;
+        let known = |id: u32| match id < self.vocabulary {
+            true => Ok(()),
+            false => Err(Lie::Vocabulary { id, size: self.vocabulary }),
+        };
+        ids.iter().try_for_each(|id| known(*id))?;
+        let expected = if self.top_logprobs.is_some() { ids.len() } else { 0 };
+        if logprobs.len() != expected {
+            return Err(Lie::Logprobs { found: logprobs.len(), expected });
         }
+        logprobs.iter().flat_map(|logprob| &logprob.top).try_for_each(|ranked| known(ranked.id))?;
+        let logprobs = logprobs.into_iter().map(|logprob| self.logprob(logprob)).collect::<Result<_, _>>()?;
         self.position += ids.len() as u64;
         if self.position > u64::from(self.limit) {
             return Err(Lie::TooMany { limit: self.limit });
         }
-        Ok(Checked::Tokens(ids))
+        Ok(Checked::Tokens(Tokens { ids, logprobs }))
+    }
+
+    fn logprob(&self, told: worker::TokenLogprob) -> Result<Logprob, Lie> {
+        let expected = self.top_logprobs.unwrap_or(0).min(self.vocabulary) as usize;
+        if told.top.len() != expected {
+            return Err(Lie::Logprobs { found: told.top.len(), expected });
+        }
+        let told = Logprob {
+            logprob: told.logprob,
+            top: told.top.into_iter().map(|ranked| (ranked.id, ranked.logprob)).collect(),
+        };
+        // Rounding may put a certain token a hair above 0; what is no number is not below anything.
+        let all = told.top.iter().map(|(_, logprob)| *logprob).chain([told.logprob]);
+        if { all }.all(|logprob| logprob < 0.001) { Ok(told) } else { Err(Lie::NotALogprob) }
     }
 
     fn finished(&self, finished: &worker::Finished) -> Result<Checked, Lie> {
@@ -161,16 +209,16 @@ impl Checks {
 
 #[cfg(test)]
 mod tests {
-    use penstock_proto::worker::{DrainNotice, Finished, Tokens};
+    use penstock_proto::worker::{DrainNotice, Finished, RankedToken, TokenLogprob};
 
     use super::*;
 
     fn checks() -> Checks {
-        Checks { position: 0, prompt: 4, vocabulary: 10, limit: 3 }
+        Checks { position: 0, prompt: 4, vocabulary: 10, limit: 3, top_logprobs: None }
     }
 
     fn tokens(sequence_number: u64, ids: &[u32]) -> WorkerGenerateEvent {
-        let event = worker_generate_event::Event::Tokens(Tokens { ids: ids.to_vec(), logprobs: Vec::new() });
+        let event = worker_generate_event::Event::Tokens(worker::Tokens { ids: ids.to_vec(), logprobs: Vec::new() });
         WorkerGenerateEvent { sequence_number, event: Some(event) }
     }
 
@@ -189,14 +237,37 @@ mod tests {
     #[test]
     fn an_honest_answer_passes() {
         let mut checks = checks();
-        assert_eq!(checks.check(tokens(0, &[1, 9])), Ok(Checked::Tokens(vec![1, 9])));
+        let passed = |ids: &[u32]| Ok(Checked::Tokens(Tokens { ids: ids.to_vec(), logprobs: Vec::new() }));
+        assert_eq!(checks.check(tokens(0, &[1, 9])), passed(&[1, 9]));
         let drain = worker_generate_event::Event::Drain(DrainNotice {});
         let notice = WorkerGenerateEvent { sequence_number: 0, event: Some(drain) };
         assert_eq!(checks.check(notice), Ok(Checked::Draining));
-        assert_eq!(checks.check(tokens(2, &[0])), Ok(Checked::Tokens(vec![0])));
+        assert_eq!(checks.check(tokens(2, &[0])), passed(&[0]));
         let usage = Usage { prompt_tokens: 4, cached_tokens: 2, completion_tokens: 3 };
         let finish = Finish { reason: FinishReason::Length, stop: None, usage };
         assert_eq!(checks.check(finished(3, |_| {})), Ok(Checked::Finished(finish)));
+    }
+
+    #[test]
+    fn log_probabilities_are_as_many_as_were_asked_for_and_are_some() {
+        let ranked = |id, logprob| RankedToken { id, logprob };
+        let honest = TokenLogprob { logprob: -0.5, top: vec![ranked(3, -0.5), ranked(9, f32::NEG_INFINITY)] };
+        let told = |top_logprobs, logprobs: Vec<TokenLogprob>| {
+            let tokens = worker::Tokens { ids: vec![3], logprobs };
+            let event = Some(worker_generate_event::Event::Tokens(tokens));
+            Checks { top_logprobs, ..checks() }.check(WorkerGenerateEvent { sequence_number: 0, event })
+        };
+        let passed = Logprob { logprob: -0.5, top: vec![(3, -0.5), (9, f32::NEG_INFINITY)] };
+        let tokens = Tokens { ids: vec![3], logprobs: vec![passed] };
+        assert_eq!(told(Some(2), vec![honest.clone()]), Ok(Checked::Tokens(tokens)));
+        assert_eq!(told(None, vec![honest.clone()]), Err(Lie::Logprobs { found: 1, expected: 0 }));
+        assert_eq!(told(Some(2), vec![]), Err(Lie::Logprobs { found: 0, expected: 1 }));
+        assert_eq!(told(Some(1), vec![honest.clone()]), Err(Lie::Logprobs { found: 2, expected: 1 }));
+        let foreign = TokenLogprob { top: vec![ranked(3, -0.5), ranked(10, -1.0)], ..honest };
+        assert_eq!(told(Some(2), vec![foreign]), Err(Lie::Vocabulary { id: 10, size: 10 }));
+        for logprob in [f32::NAN, 0.5] {
+            assert_eq!(told(Some(2), vec![TokenLogprob { logprob, ..honest.clone() }]), Err(Lie::NotALogprob));
+        }
     }
 
     #[test]

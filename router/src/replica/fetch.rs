@@ -93,8 +93,9 @@ impl Download {
             return Err(FetchError::TooLarge { bytes });
         }
         let files = card.files.iter().map(|file| (file.name.clone(), BytesMut::new())).collect();
-        let (context_length, vocab_size) = (card.context_length, card.vocab_size);
-        Ok(Self { card: Card { digest: card.digest, context_length, vocab_size }, announced: card.files, files })
+        let (context_length, vocab_size, kv_tokens) = (card.context_length, card.vocab_size, card.kv_tokens);
+        let told = Card { digest: card.digest, context_length, vocab_size, kv_tokens };
+        Ok(Self { card: told, announced: card.files, files })
     }
 
     fn take(&mut self, chunk: FileChunk) -> Result<(), FetchError> {

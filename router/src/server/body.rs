@@ -3,48 +3,37 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use penstock_proto::ErrorCode;
 use tokio::time::{Instant, timeout_at};
 
+use super::RequestBody;
 use crate::config::Limits;
 use crate::request::Failure;
 
-/// How much of a body over the limit is read and thrown away, in limits, so that a client that sends before it reads
-/// gets to its answer.
-const DISCARDED: usize = 4;
-
-/// The whole body.
-pub(crate) async fn read(head: &HeaderMap, mut body: Incoming, limits: &Limits) -> Result<Bytes, Failure> {
-    let expected = body.size_hint().lower();
-    // A client that asks before it sends needs no reading through.
-    if head.contains_key(header::EXPECT) && expected > limits.body_bytes as u64 {
+/// The whole body. One that is too large is refused as soon as that shows: what its client still sends is its
+/// connection's matter.
+pub(crate) async fn read(mut body: RequestBody, limits: &Limits) -> Result<Bytes, Failure> {
+    if body.size_hint().lower() > limits.body_bytes as u64 {
         return Err(too_large(limits));
     }
     let end = Instant::now() + limits.body_time;
-    let (mut bytes, mut seen) = (BytesMut::new(), 0_usize);
+    let mut bytes = BytesMut::new();
     loop {
         let piece = match timeout_at(end.min(Instant::now() + limits.body_idle), body.frame()).await {
-            Err(_) if seen > limits.body_bytes => return Err(too_large(limits)),
             Err(_) => return Err(too_slow(end, limits)),
-            Ok(None) => break,
+            Ok(None) => return Ok(bytes.freeze()),
             Ok(Some(Err(error))) => {
                 return Err(Failure::new(ErrorCode::InvalidRequest, format!("the body broke off: {error}")));
             }
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
         };
-        seen = seen.saturating_add(piece.len());
-        if seen <= limits.body_bytes {
-            bytes.extend_from_slice(&piece);
-        } else if seen > limits.body_bytes.saturating_mul(DISCARDED) {
+        if piece.len() > limits.body_bytes - bytes.len() {
             return Err(too_large(limits));
-        } else {
-            bytes = BytesMut::new();
         }
+        bytes.extend_from_slice(&piece);
     }
-    if seen > limits.body_bytes { Err(too_large(limits)) } else { Ok(bytes.freeze()) }
 }
 
 fn too_large(limits: &Limits) -> Failure {

@@ -70,6 +70,12 @@ impl Vocabulary {
         }
     }
 
+    /// What a token spells by itself, in bytes; special tokens spell their names.
+    pub(crate) fn spelling(&self, id: u32) -> Vec<u8> {
+        let text = || self.tokenizer.decode(&[id], false).unwrap_or_default().into_bytes();
+        self.bytes(id).map_or_else(text, <[u8]>::to_vec)
+    }
+
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

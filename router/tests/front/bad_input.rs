@@ -36,9 +36,12 @@ async fn every_bad_field_is_named() {
         (CHAT, chat(json!({"max_tokens": CONTEXT + 1})), "max_tokens"),
         (CHAT, chat(json!({"max_completion_tokens": CONTEXT + 1})), "max_completion_tokens"),
         (CHAT, chat(json!({"tools": [{"type": "function"}]})), "tools"),
-        (CHAT, chat(json!({"response_format": {"type": "json_object"}})), "response_format"),
-        (CHAT, chat(json!({"n": 2})), "n"),
-        (CHAT, chat(json!({"logprobs": true})), "logprobs"),
+        (CHAT, chat(json!({"response_format": {"type": "xml"}})), "response_format.type"),
+        (CHAT, chat(json!({"guided_regex": "a", "guided_choice": ["b"]})), "guided_choice"),
+        (CHAT, chat(json!({"n": 17})), "n"),
+        (CHAT, chat(json!({"n": 16, "max_tokens": 200})), "n"),
+        (CHAT, chat(json!({"logprobs": true, "top_logprobs": 21})), "top_logprobs"),
+        (CHAT, chat(json!({"top_logprobs": 1})), "top_logprobs"),
         (CHAT, chat(json!({"stream": "yes"})), "stream"),
         (CHAT, chat(json!({"stream_options": {"include_usage": true}})), "stream_options"),
         (CHAT, chat(json!({"logit_bias": {"9999": 1}})), "logit_bias"),
@@ -51,13 +54,14 @@ async fn every_bad_field_is_named() {
         (COMPLETIONS, completion(json!({"prompt": []})), "prompt"),
         (COMPLETIONS, completion(json!({"prompt": [9999]})), "prompt"),
         (COMPLETIONS, completion(json!({"prompt": {}})), "prompt"),
-        (COMPLETIONS, completion(json!({"echo": true})), "echo"),
+        (COMPLETIONS, completion(json!({"echo": true, "logprobs": 1})), "echo"),
         (COMPLETIONS, completion(json!({"suffix": "x"})), "suffix"),
-        (COMPLETIONS, completion(json!({"best_of": 2})), "best_of"),
-        (COMPLETIONS, completion(json!({"logprobs": 1})), "logprobs"),
+        (COMPLETIONS, completion(json!({"best_of": 2, "stream": true})), "best_of"),
+        (COMPLETIONS, completion(json!({"logprobs": 21})), "logprobs"),
     ] {
         let shown = body.to_string();
-        let expected = (400, "caller_invalid_request".to_owned(), Some(param.to_owned()));
+        let code = if body["max_tokens"] == 200 { "caller_context_too_long" } else { "caller_invalid_request" };
+        let expected = (400, code.to_owned(), Some(param.to_owned()));
         assert_eq!(refusal(client.post(path, body).await).await, expected, "{shown}");
     }
     assert!(!worker.was_called());

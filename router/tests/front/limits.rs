@@ -69,6 +69,34 @@ async fn a_body_over_the_limit_is_refused_with_the_limit_however_it_comes() {
     assert!(endless.starts_with("HTTP/1.1 413"), "{endless}");
 }
 
+/// Sends a head and a body without reading; how much of the body went out, and what was answered.
+async fn write_first(front: &Front, body: usize) -> (std::io::Result<()>, String) {
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    let head = format!("{HEAD}content-length: {body}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let written = soon(stream.write_all(&vec![b'x'; body])).await;
+    let mut answer = Vec::new();
+    let _ = soon(stream.read_to_end(&mut answer)).await;
+    (written, String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn a_client_that_writes_before_it_reads_gets_its_refusal() {
+    // More than the system's buffers hold, so that somebody must read it.
+    const BODY: usize = 32 << 20;
+    let front = Front::start(|config| config.limits.body_bytes = BODY / 4).await;
+    let (written, answer) = write_first(&front, BODY).await;
+    assert!(written.is_ok() && answer.starts_with("HTTP/1.1 413"), "{written:?} {answer}");
+    // Nobody reads on for ever: neither so many bytes, nor for so long.
+    let front = Front::start(|config| config.limits.body_bytes = 1000).await;
+    assert!(write_first(&front, BODY).await.0.is_err());
+    let front = Front::start(|config| config.limits.body_time = SHORT).await;
+    let mut stream = TcpStream::connect(front.address()).await.unwrap();
+    let head = format!("{HEAD}content-length: {BODY}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    soon(async { while stream.write_all(b"x").await.is_ok() {} }).await;
+}
+
 #[tokio::test]
 async fn a_chunked_body_is_as_good_as_another() {
     let (front, mut worker) = Front::with_worker().await;
@@ -134,6 +162,46 @@ async fn an_http2_client_that_opens_no_window_is_dropped_too() {
     let (_unread, ()) =
         tokio::join!(client.post("/v1/completions", body), async { worker.call().await.babble().await });
     front.metric("penstock_requests_in_flight 0").await;
+}
+
+#[tokio::test]
+async fn an_http2_head_over_the_limit_is_refused_too() {
+    let front = Front::start(|_| {}).await;
+    let mut client = Client::connect_http2(front.address(), 1 << 20).await;
+    let long = [("x-long", "x".repeat(100_000))];
+    let long = long.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let refused = soon(client.try_ask(Method::GET, "/v1/models", &long, "")).await;
+    assert!(refused.as_ref().map_or(true, |answer| answer.status == 431), "{}", refused.is_ok());
+    assert_eq!(front.get("/v1/models").await.status, 200);
+}
+
+#[tokio::test]
+async fn http2_streams_over_the_limit_wait_for_room() {
+    let (front, mut worker) = Front::with(|config| config.limits.streams = 1, Traits::default()).await;
+    let mut client = Client::connect_http2(front.address(), 1 << 20).await;
+    let (mut first, mut call) =
+        tokio::join!(client.post("/v1/completions", completion(json!({"stream": true, "max_tokens": 60}))), async {
+            let mut call = worker.call().await;
+            call.say("a").await;
+            call
+        });
+    let second = client.post("/v1/completions", completion(json!({})));
+    let both = async {
+        assert_eq!(first.chunk().await["choices"][0]["text"], "a");
+        // As many turns on the same connection as would have let it through many times over.
+        for _ in 0..50 {
+            call.say("b").await;
+            assert_eq!(first.chunk().await["choices"][0]["text"], "b");
+        }
+        assert!(!worker.was_called());
+        call.finish().await;
+        assert_eq!(first.chunks().await.len(), 1);
+        let mut call = worker.call().await;
+        call.say("c").await;
+        call.finish().await;
+    };
+    let (second, ()) = tokio::join!(second, both);
+    assert_eq!(second.json().await["choices"][0]["text"], "c");
 }
 
 #[tokio::test]

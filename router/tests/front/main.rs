@@ -11,5 +11,6 @@ mod ops;
 mod responses;
 mod spec;
 mod sse;
+mod structure;
 mod support;
 mod workers;

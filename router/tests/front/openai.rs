@@ -192,12 +192,14 @@ async fn the_worker_is_told_everything_once() {
 async fn models_are_listed_and_named() {
     let front = Front::start(|_| {}).await;
     assert_eq!(front.get("/v1/models").await.json().await, json!({"object": "list", "data": []}));
+    assert_eq!(front.get("/health").await.status, 503);
     let (front, _worker) = Front::with_worker().await;
     let list = front.get("/v1/models").await.json().await;
     assert_eq!((&list["data"][0]["id"], &list["data"][0]["object"]), (&json!(MODEL), &json!("model")));
     let one = front.get("/v1/models/parr%6ft").await.json().await;
     assert_eq!(one, list["data"][0]);
     assert_eq!(front.get("/v1/models/owl").await.status, 404);
+    assert_eq!(front.get("/health").await.status, 200);
 }
 
 #[tokio::test]

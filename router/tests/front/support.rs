@@ -16,8 +16,8 @@ use penstock_cluster::MemberEvent;
 use penstock_cluster::membership::{Member, MemberState, PROTOCOL, ServedModel};
 use penstock_proto::worker::{
     DrainRequest, DrainResponse, FileChunk, FileInfo, FinishReason, Finished, GetLoadRequest, GetModelRequest,
-    GetModelResponse, Load, ModelCard, Tokens, WatchLoadRequest, Worker, WorkerGenerateEvent, WorkerGenerateRequest,
-    WorkerServer, get_model_response, worker_generate_event,
+    GetModelResponse, Load, ModelCard, RankedToken, TokenLogprob, Tokens, WatchLoadRequest, Worker,
+    WorkerGenerateEvent, WorkerGenerateRequest, WorkerServer, get_model_response, worker_generate_event,
 };
 use penstock_proto::{ModelName, WorkerName};
 use penstock_router::{Config, Connect, ConnectError, Router};
@@ -68,6 +68,21 @@ impl Call {
         let position = self.said;
         self.said += ids.len() as u64;
         self.send(position, Some(worker_generate_event::Event::Tokens(Tokens { ids, logprobs: Vec::new() }))).await;
+    }
+
+    /// Says a text whose tokens are all so likely, with as many others beside each as were asked for.
+    pub(crate) async fn say_surely(&mut self, text: &str, logprob: f32) {
+        let (position, ids) = (self.said, ids(text));
+        self.said += ids.len() as u64;
+        let top =
+            || (0..self.top_logprobs()).map(|id| RankedToken { id: id + 100, logprob: -1.0 - id as f32 }).collect();
+        let logprobs = ids.iter().map(|_| TokenLogprob { logprob, top: top() }).collect();
+        self.send(position, Some(worker_generate_event::Event::Tokens(Tokens { ids, logprobs }))).await;
+    }
+
+    /// How many of the most likely tokens are asked for.
+    pub(crate) fn top_logprobs(&self) -> u32 {
+        self.request.sampling.as_ref().unwrap().top_logprobs.expect("log-probabilities are asked for")
     }
 
     /// Says a text.
@@ -146,6 +161,7 @@ impl Worker for Fake {
             digest: self.digest.clone(),
             context_length: self.context,
             vocab_size: VOCABULARY,
+            kv_tokens: 2000,
             files: files.iter().map(info).collect(),
             ..ModelCard::default()
         };

@@ -124,6 +124,51 @@ async fn a_worker_that_breaks_the_protocol_is_lost() {
 }
 
 #[tokio::test]
+async fn a_liar_gets_no_work_until_it_joins_again() {
+    let (front, mut liar) = Front::with_worker().await;
+    let lie = async { liar.call().await.send(5, tokens(vec![70])).await };
+    let (answer, ()) = tokio::join!(front.post(CHAT, chat(json!({}))), lie);
+    assert_eq!(error(answer).await, (503, "capacity_worker_lost".to_owned()));
+    front.metric(r#"penstock_members{state="distrusted"} 1"#).await;
+    // More news under the same lease changes nothing; another lease does.
+    front.tell(MemberEvent::Changed(liar.member.clone())).await;
+    front.tell(MemberEvent::Synced).await;
+    assert_eq!(error(front.post(CHAT, chat(json!({}))).await).await, (503, "capacity_no_worker".to_owned()));
+    let again = Member { epoch: Epoch::from(Revision::new(9)), ..liar.member.clone() };
+    front.tell(MemberEvent::Changed(again)).await;
+    front.metric(r#"penstock_members{state="ready"} 1"#).await;
+    let speak = async {
+        let mut call = liar.call().await;
+        call.say("fine").await;
+        call.finish().await;
+    };
+    let (answer, ()) = tokio::join!(front.post(CHAT, chat(json!({}))), speak);
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn a_sick_fleet_is_not_asked_again_and_again() {
+    let (mut front, first) = Front::with_worker().await;
+    let second = front.join("w2", Traits::default()).await;
+    front.metric(r#"penstock_members{state="ready"} 2"#).await;
+    for worker in [&first, &second] {
+        worker.refuse(ErrorCode::Overloaded.status("the queue is full", None));
+    }
+    for _ in 0..20 {
+        assert_eq!(front.post(CHAT, chat(json!({}))).await.status, 503);
+    }
+    // Ten were saved up and twenty requests earn four, of which those that came while all was full earn nothing.
+    front.metric("penstock_retries_total 13").await;
+    front.metric("penstock_retries_throttled_total 7").await;
+    // One who is leaving has done nothing: to ask elsewhere costs nothing.
+    for worker in [&first, &second] {
+        worker.refuse(ErrorCode::Draining.status("the process is leaving", None));
+    }
+    assert_eq!(front.post(CHAT, chat(json!({}))).await.status, 503);
+    front.metric("penstock_retries_total 14").await;
+}
+
+#[tokio::test]
 async fn a_workers_status_passes_and_a_strangers_means_that_it_is_lost() {
     let own = after_first(|call| call.fail(ErrorCode::Overloaded.status("the queue is full", None)));
     assert_eq!(own.await, "capacity_overloaded");

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::batch::TokenId;
 use crate::door::{Door, Stage};
+use crate::sampler::{Draw, TokenLogprob};
 use crate::sequence::SequenceId;
 use crate::step::Command;
 
@@ -23,6 +24,8 @@ pub enum Event {
         first_position: u64,
         /// At least one.
         ids: Vec<TokenId>,
+        /// One for each id where they were asked for, else none.
+        logprobs: Vec<TokenLogprob>,
     },
     /// The sequence has ended as it should.
     Finished(Finished),
@@ -71,6 +74,9 @@ pub enum Failure {
     /// The device failed, or gave logits that no token can be drawn from.
     #[error("the device failed: {0}")]
     Device(String),
+    /// Its grammar could not go on, or allowed nothing that its other parameters do.
+    #[error("{0}")]
+    Constraint(String),
     /// The engine was stopped.
     #[error("the engine was stopped")]
     Stopped,
@@ -165,6 +171,7 @@ pub(crate) struct Outbox {
     paused: Arc<AtomicBool>,
     position: u64,
     held: Vec<TokenId>,
+    held_logprobs: Vec<TokenLogprob>,
 }
 
 /// A stream of `buffer` events; `position` is the output position of its first token.
@@ -177,14 +184,16 @@ pub(crate) fn channel(
 ) -> (Outbox, Events) {
     let (sender, events) = mpsc::channel(buffer + RESERVED);
     let paused = Arc::new(AtomicBool::new(false));
-    let outbox = Outbox { events: sender, paused: paused.clone(), position, held: Vec::new() };
+    let (held, held_logprobs) = (Vec::new(), Vec::new());
+    let outbox = Outbox { events: sender, paused: paused.clone(), position, held, held_logprobs };
     (outbox, Events { id, events, commands, door, paused, low: buffer / 2, ended: false })
 }
 
 impl Outbox {
-    /// Sends `token` or holds it, without ever waiting.
-    pub(crate) fn push(&mut self, token: TokenId) -> Flow {
-        self.held.push(token);
+    /// Sends what was drawn or holds it, without ever waiting.
+    pub(crate) fn push(&mut self, drawn: Draw) -> Flow {
+        self.held.push(drawn.token);
+        self.held_logprobs.extend(drawn.logprob);
         self.flush()
     }
 
@@ -215,10 +224,10 @@ impl Outbox {
         if self.held.is_empty() {
             return;
         }
-        let ids = std::mem::take(&mut self.held);
+        let (ids, logprobs) = (std::mem::take(&mut self.held), std::mem::take(&mut self.held_logprobs));
         let first_position = self.position;
         self.position += ids.len() as u64;
         // There is room; a reader that is gone is noticed by the next flush.
-        let _ = self.events.try_send(Event::Tokens { first_position, ids });
+        let _ = self.events.try_send(Event::Tokens { first_position, ids, logprobs });
     }
 }

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::config::{self, Config};
 use crate::door::{Door, Room, Stage};
 use crate::events::{self, Events};
+use crate::grammar::Grammar;
 use crate::runner::{ModelRunner, Shape};
 use crate::sampler::{self, SamplingParams};
 use crate::sequence::{Priority, SequenceId};
@@ -157,6 +158,15 @@ impl Engine {
 
     /// Queues a sequence. Never waits.
     pub fn submit(&self, submission: Submission) -> Result<Events, SubmitError> {
+        self.queue(submission, None)
+    }
+
+    /// Queues a sequence whose outputs are held to `grammar`, which has taken those of `resume` already. Never waits.
+    pub fn submit_constrained(&self, submission: Submission, grammar: Box<dyn Grammar>) -> Result<Events, SubmitError> {
+        self.queue(submission, Some(grammar))
+    }
+
+    fn queue(&self, submission: Submission, grammar: Option<Box<dyn Grammar>>) -> Result<Events, SubmitError> {
         let inner = &*self.0;
         submission.check(&inner.config, &inner.shape)?;
         let ticket = inner.door.enter(submission.prompt.len() + submission.resume.len())?;
@@ -165,7 +175,7 @@ impl Engine {
         let position = submission.resume.len() as u64;
         let (commands, door) = (inner.commands.clone(), inner.door.clone());
         let (outbox, events) = events::channel(id, inner.config.event_buffer, position, commands, door);
-        let arrival = Box::new(Arrival { id, submission, submitted: clock::now(), ticket, outbox });
+        let arrival = Box::new(Arrival { id, submission, grammar, submitted: clock::now(), ticket, outbox });
         match inner.commands.send(Command::Submit(arrival)) {
             Ok(()) => Ok(events),
             // The thread has ended since the door was passed.

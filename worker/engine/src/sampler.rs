@@ -1,11 +1,19 @@
-//! From logits to a token. Order: penalties, logit bias, the mask of `min_tokens`, temperature, `top_k`, `min_p`,
-//! `top_p`, as vLLM has them. A draw is a function of the sequence's own logits and of (seed, choice, position) alone.
+//! From logits to a token. Order: penalties, logit bias, the masks of `min_tokens` and of a grammar, temperature,
+//! `top_k`, `min_p`, `top_p`, as vLLM has them. A draw is a function of the sequence's own logits and of (seed, choice,
+//! position) alone.
 
+mod constraint;
+mod logprobs;
 mod penalties;
 mod philox;
 mod select;
 
 use crate::batch::TokenId;
+use crate::events::Failure;
+use crate::grammar::{self, Grammar};
+use constraint::Constraint;
+use logprobs::Row;
+pub use logprobs::TokenLogprob;
 use penalties::Penalties;
 use select::Filter;
 pub(crate) use select::Scratch;
@@ -37,11 +45,16 @@ pub struct SamplingParams {
     pub max_tokens: u32,
     /// No token ends the answer before it is so long.
     pub min_tokens: u32,
-    /// The model's end-of-text ids are tokens like others.
+    /// The model's end-of-text ids are tokens like others; under a grammar, the answer goes on as long as it may.
     pub ignore_eos: bool,
     /// Further ids that end the answer.
     pub stop_token_ids: Vec<TokenId>,
+    /// Set: outputs come with their log-probabilities, and with those of so many of the most likely tokens.
+    pub top_logprobs: Option<u32>,
 }
+
+/// The most `top_logprobs` may be.
+pub const MAX_TOP_LOGPROBS: u32 = 20;
 
 /// A sampling parameter that is out of its range.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -55,10 +68,33 @@ pub struct ParameterError {
     pub range: &'static str,
 }
 
-/// Logits that no token can be drawn from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the logits are not numbers, or rule every token out")]
-pub(crate) struct Unsampleable;
+/// Why no token can be drawn, or taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unsampleable {
+    #[error("the logits are not numbers, or rule every token out")]
+    Logits,
+    #[error("the constraint leaves no token that the other parameters allow")]
+    NothingAllowed,
+    #[error(transparent)]
+    Grammar(#[from] grammar::Error),
+}
+
+/// What was drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Draw {
+    pub(crate) token: TokenId,
+    /// Where asked for.
+    pub(crate) logprob: Option<TokenLogprob>,
+}
+
+impl From<Unsampleable> for Failure {
+    fn from(error: Unsampleable) -> Self {
+        match error {
+            Unsampleable::Logits => Self::Device(error.to_string()),
+            Unsampleable::NothingAllowed | Unsampleable::Grammar(_) => Self::Constraint(error.to_string()),
+        }
+    }
+}
 
 impl Default for SamplingParams {
     /// Plain sampling of one token at temperature 1.
@@ -78,6 +114,7 @@ impl Default for SamplingParams {
             min_tokens: 0,
             ignore_eos: false,
             stop_token_ids: Vec::new(),
+            top_logprobs: None,
         }
     }
 }
@@ -110,6 +147,9 @@ impl SamplingParams {
         if let Some((_, bias)) = self.logit_bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias)) {
             return refuse("logit_bias", f64::from(*bias), "from -100 to 100");
         }
+        if let Some(count) = self.top_logprobs.filter(|count| *count > MAX_TOP_LOGPROBS) {
+            return refuse("top_logprobs", f64::from(count), "from 0 to 20");
+        }
         if self.min_tokens > self.max_tokens {
             return refuse("min_tokens", f64::from(self.min_tokens), "at most max_tokens");
         }
@@ -136,6 +176,7 @@ pub(crate) struct Sampler {
     params: SamplingParams,
     penalties: Penalties,
     ending: Vec<TokenId>,
+    constraint: Option<Constraint>,
     outputs: usize,
 }
 
@@ -146,7 +187,12 @@ impl Sampler {
         let mut penalties = Penalties::new(&params);
         prompt.iter().for_each(|token| penalties.note_prompt(*token));
         resume.iter().for_each(|token| penalties.note_output(*token));
-        Self { params, penalties, ending, outputs: resume.len() }
+        Self { params, penalties, ending, constraint: None, outputs: resume.len() }
+    }
+
+    /// Holds the outputs to a grammar, which has taken those that there are.
+    pub(crate) fn constrain(&mut self, grammar: Box<dyn Grammar>, eos: &[TokenId]) {
+        self.constraint = Some(Constraint::new(grammar, eos));
     }
 
     /// How many outputs there are.
@@ -161,26 +207,52 @@ impl Sampler {
 
     /// Whether `token` ends the answer.
     pub(crate) fn ends(&self, token: TokenId) -> bool {
-        self.outputs >= self.params.min_tokens as usize && self.ending.binary_search(&token).is_ok()
+        let whole = self.constraint.as_ref().is_some_and(|constraint| constraint.ends(token));
+        whole || self.outputs >= self.params.min_tokens as usize && self.ending.binary_search(&token).is_ok()
     }
 
     /// Takes a drawn token as an output.
-    pub(crate) fn accept(&mut self, token: TokenId) {
+    pub(crate) fn accept(&mut self, token: TokenId) -> Result<(), Unsampleable> {
         self.outputs += 1;
         self.penalties.note_output(token);
+        match &mut self.constraint {
+            Some(constraint) => Ok(constraint.accept(token)?),
+            None => Ok(()),
+        }
     }
 
     /// Draws the token at the next output position from a row of logits, which it overwrites.
-    pub(crate) fn sample(&self, logits: &mut [f32], scratch: &mut Scratch) -> Result<TokenId, Unsampleable> {
+    pub(crate) fn sample(&mut self, logits: &mut [f32], scratch: &mut Scratch) -> Result<Draw, Unsampleable> {
+        let Some(count) = self.params.top_logprobs else {
+            return Ok(Draw { token: self.draw(logits, scratch)?, logprob: None });
+        };
+        let row = Row::new(logits).ok_or(Unsampleable::Logits)?;
+        let token = self.draw(logits, scratch)?;
+        Ok(Draw { token, logprob: Some(row.of(token, count)) })
+    }
+
+    fn draw(&mut self, logits: &mut [f32], scratch: &mut Scratch) -> Result<TokenId, Unsampleable> {
         let params = &self.params;
         self.penalties.apply(logits);
         for (token, bias) in &params.logit_bias {
             logits[*token as usize] += bias;
         }
-        if self.outputs < params.min_tokens as usize {
-            self.ending.iter().for_each(|token| logits[*token as usize] = f32::NEG_INFINITY);
-        }
-        let peak = select::peak(logits).ok_or(Unsampleable)?;
+        let early = self.outputs < params.min_tokens as usize;
+        let nothing = match &mut self.constraint {
+            Some(constraint) => {
+                let stops = self.ending.iter().filter(|token| early && !constraint.ends(**token));
+                stops.for_each(|token| logits[*token as usize] = f32::NEG_INFINITY);
+                constraint.apply(logits, early || params.ignore_eos)?;
+                Unsampleable::NothingAllowed
+            }
+            None => {
+                if early {
+                    self.ending.iter().for_each(|token| logits[*token as usize] = f32::NEG_INFINITY);
+                }
+                Unsampleable::Logits
+            }
+        };
+        let peak = select::peak(logits).ok_or(nothing)?;
         if params.temperature == 0.0 {
             return Ok(select::first(logits, peak));
         }

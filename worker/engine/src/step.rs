@@ -12,9 +12,10 @@ use crate::clock;
 use crate::config::Config;
 use crate::door::{Door, Ticket};
 use crate::events::{Event, Failure, FinishReason, Finished, Flow, Outbox};
+use crate::grammar::Grammar;
 use crate::handle::{Submission, Tenant};
 use crate::runner::{self, ModelRunner};
-use crate::sampler::{Sampler, Scratch, Unsampleable};
+use crate::sampler::{Draw, Sampler, Scratch, Unsampleable};
 use crate::scheduler::{Plan, Scheduler};
 use crate::sequence::{Sequence, SequenceId};
 use crate::stats::{Board, StepReport};
@@ -35,6 +36,7 @@ pub(crate) enum Command {
 pub(crate) struct Arrival {
     pub(crate) id: SequenceId,
     pub(crate) submission: Submission,
+    pub(crate) grammar: Option<Box<dyn Grammar>>,
     pub(crate) submitted: Instant,
     pub(crate) ticket: Ticket,
     pub(crate) outbox: Outbox,
@@ -76,7 +78,7 @@ pub(crate) struct Stepper {
 struct Outcome {
     id: SequenceId,
     rows: usize,
-    drawn: Option<Result<TokenId, Unsampleable>>,
+    drawn: Option<Result<Draw, Unsampleable>>,
 }
 
 impl Stepper {
@@ -177,11 +179,14 @@ impl Stepper {
     }
 
     fn admit(&mut self, arrival: Arrival) {
-        let Arrival { id, submission, submitted, mut ticket, outbox } = arrival;
+        let Arrival { id, submission, grammar, submitted, mut ticket, outbox } = arrival;
         let Submission { tenant, priority: _, deadline, prompt, resume, sampling } = submission;
         let prompt_tokens = prompt.len();
         let limit = prompt_tokens + sampling.max_tokens as usize;
-        let sampler = Sampler::new(sampling, &prompt, &resume, &self.eos);
+        let mut sampler = Sampler::new(sampling, &prompt, &resume, &self.eos);
+        if let Some(grammar) = grammar {
+            sampler.constrain(grammar, &self.eos);
+        }
         let mut tokens = prompt;
         tokens.extend(resume);
         let complete = tokens.len() == limit;
@@ -230,15 +235,16 @@ impl Stepper {
         for chunk in &plan.chunks {
             let drawn = if chunk.draws {
                 let row = logits.next().ok_or("the runner returned too few logits")?;
-                Some(self.streams[&chunk.id].sampler.sample(row, &mut self.scratch))
+                let stream = self.streams.get_mut(&chunk.id).expect("every sequence has its stream");
+                Some(stream.sampler.sample(row, &mut self.scratch))
             } else {
                 None
             };
             outcomes.push(Outcome { id: chunk.id, rows: chunk.rows, drawn });
         }
         let sampled = clock::now();
-        let kept = |outcome: &&Outcome| match outcome.drawn {
-            Some(Ok(token)) => !self.streams[&outcome.id].sampler.ends(token),
+        let kept = |outcome: &&Outcome| match &outcome.drawn {
+            Some(Ok(drawn)) => !self.streams[&outcome.id].sampler.ends(drawn.token),
             Some(Err(_)) | None => false,
         };
         let output_tokens = outcomes.iter().filter(kept).count();
@@ -278,17 +284,20 @@ impl Stepper {
         let Outcome { id, rows, drawn } = outcome;
         let stream = self.streams.get_mut(&id).expect("a sequence ends after its step, not in it");
         stream.compute_seconds += seconds_a_row * rows as f64;
-        let token = match drawn {
-            Some(Ok(token)) => token,
-            Some(Err(error)) => return self.fail(id, Failure::Device(error.to_string())),
+        let drawn = match drawn {
+            Some(Ok(drawn)) => drawn,
+            Some(Err(error)) => return self.fail(id, error.into()),
             None => return self.scheduler.advance(id, rows, None),
         };
+        let token = drawn.token;
         stream.first_token.get_or_insert(now);
         if stream.sampler.ends(token) {
             return self.finish(id, FinishReason::Stop, Some(token));
         }
-        stream.sampler.accept(token);
-        let flow = stream.outbox.push(token);
+        if let Err(error) = stream.sampler.accept(token) {
+            return self.fail(id, error.into());
+        }
+        let flow = stream.outbox.push(drawn);
         if stream.sampler.is_complete() {
             return self.finish(id, FinishReason::Length, None);
         }

@@ -56,7 +56,7 @@ fn read_from(mut position: u64, events: &mut Events) -> (Vec<TokenId>, Event) {
     let mut tokens = Vec::new();
     loop {
         match events.blocking_recv().expect("a last event comes before the end") {
-            Event::Tokens { first_position, ids } => {
+            Event::Tokens { first_position, ids, logprobs: _ } => {
                 assert_eq!(first_position, position);
                 assert!(!ids.is_empty());
                 position += ids.len() as u64;

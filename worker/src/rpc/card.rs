@@ -10,8 +10,8 @@ use crate::model::Served;
 const CHUNK: usize = 256 << 10;
 
 /// The card, then every file in chunks, each made when it is asked for.
-pub(super) fn parts(served: Arc<Served>) -> impl Iterator<Item = GetModelResponse> + Send {
-    let card = Part::Card(card(&served));
+pub(super) fn parts(served: Arc<Served>, kv_tokens: u64) -> impl Iterator<Item = GetModelResponse> + Send {
+    let card = Part::Card(card(&served, kv_tokens));
     let chunks = (0..served.files.len()).flat_map(move |file| {
         let served = served.clone();
         (0..served.files[file].bytes.len()).step_by(CHUNK).map(move |start| {
@@ -23,7 +23,7 @@ pub(super) fn parts(served: Arc<Served>) -> impl Iterator<Item = GetModelRespons
     std::iter::once(card).chain(chunks).map(|part| GetModelResponse { part: Some(part) })
 }
 
-fn card(served: &Served) -> ModelCard {
+fn card(served: &Served, kv_tokens: u64) -> ModelCard {
     let card = &served.card;
     let info = |file: &crate::tokenizer::TextFile| FileInfo {
         name: file.name.to_owned(),
@@ -41,5 +41,6 @@ fn card(served: &Served) -> ModelCard {
         eos_token_ids: card.eos_token_ids.clone(),
         numerics: card.numerics.clone(),
         files: served.files.iter().map(info).collect(),
+        kv_tokens,
     }
 }

@@ -7,9 +7,14 @@ use penstock_proto::worker::{self as wire, WorkerGenerateRequest};
 use penstock_proto::{ErrorCode, RequestId, TenantName, time};
 use tonic::Status;
 
+use crate::constraint::{Constraint, Refusal};
 use crate::model::Card;
 
-pub(super) fn submission(request: WorkerGenerateRequest, card: &Card) -> Result<Submission, Status> {
+/// The submission, and what its outputs are to be held to.
+pub(super) fn submission(
+    request: WorkerGenerateRequest,
+    card: &Card,
+) -> Result<(Submission, Option<Constraint>), Status> {
     // Listed whole, so that a new field of the message cannot be forgotten here.
     let WorkerGenerateRequest {
         request_id,
@@ -48,14 +53,22 @@ pub(super) fn submission(request: WorkerGenerateRequest, card: &Card) -> Result<
     if !adapter_digest.is_empty() {
         return Err(not_served("adapter_digest"));
     }
-    if constraint.is_some() {
-        return Err(not_served("constraint"));
-    }
+    let constraint = constraint.map(constraint_of).transpose()?;
     let sampling = sampling_of(sampling.ok_or_else(|| field("sampling", "it is missing".to_owned()))?)?;
     let deadline = clock::now().checked_add(remaining);
     let deadline = deadline.ok_or_else(|| field("deadline_unix_ms", "it is too far away".to_owned()))?;
     let tenant = Tenant(tenant.as_str().into());
-    Ok(Submission { tenant, priority, deadline, prompt: prompt_ids, resume: resume_tokens, sampling })
+    Ok((Submission { tenant, priority, deadline, prompt: prompt_ids, resume: resume_tokens, sampling }, constraint))
+}
+
+fn constraint_of(constraint: wire::Constraint) -> Result<Constraint, Status> {
+    use wire::constraint::Kind;
+    match constraint.kind {
+        Some(Kind::JsonSchema(schema)) => Ok(Constraint::JsonSchema(schema)),
+        Some(Kind::Regex(regex)) => Ok(Constraint::Regex(regex)),
+        Some(Kind::Grammar(grammar)) => Ok(Constraint::Grammar(grammar)),
+        None => Err(field("constraint", "it has no kind".to_owned())),
+    }
 }
 
 fn priority_of(priority: i32) -> Result<Priority, Status> {
@@ -95,9 +108,6 @@ fn sampling_of(sampling: wire::SamplingParams) -> Result<SamplingParams, Status>
         stop_token_ids,
         top_logprobs,
     } = sampling;
-    if top_logprobs.is_some() {
-        return Err(not_served("top_logprobs"));
-    }
     // A map has no order of its own; what is computed must not depend on one.
     let mut logit_bias: Vec<(u32, f32)> = logit_bias.into_iter().collect();
     logit_bias.sort_by_key(|(id, _)| *id);
@@ -116,6 +126,7 @@ fn sampling_of(sampling: wire::SamplingParams) -> Result<SamplingParams, Status>
         min_tokens,
         ignore_eos,
         stop_token_ids,
+        top_logprobs,
     })
 }
 
@@ -145,6 +156,21 @@ pub(super) fn refusal(error: SubmitError) -> Status {
         SubmitError::Failed(_) => (ErrorCode::WorkerLost, None),
     };
     code.status(message, param)
+}
+
+/// Why a constraint was not compiled.
+pub(super) fn constraint_refusal(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Busy => ErrorCode::Overloaded.status(refusal.to_string(), None),
+        Refusal::Resume { .. } => ErrorCode::InvalidRequest.status(refusal.to_string(), Some("resume_tokens")),
+        Refusal::TooLarge(_)
+        | Refusal::NotJson(_)
+        | Refusal::NotASchema
+        | Refusal::Endless(_)
+        | Refusal::Nothing(_)
+        | Refusal::Invalid { .. }
+        | Refusal::TooSlow => ErrorCode::InvalidRequest.status(refusal.to_string(), Some("constraint")),
+    }
 }
 
 fn field(param: &'static str, problem: String) -> Status {

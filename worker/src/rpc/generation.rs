@@ -1,7 +1,7 @@
 //! One sequence's events as messages. Dropping the stream drops the events, which aborts the sequence.
 
 use futures_util::Stream;
-use penstock_engine::{Event, Events, Failure, FinishReason, Finished};
+use penstock_engine::{Event, Events, Failure, FinishReason, Finished, TokenLogprob};
 use penstock_proto::ErrorCode;
 use penstock_proto::worker::{self as wire, WorkerGenerateEvent, worker_generate_event};
 use tokio::sync::watch;
@@ -38,12 +38,10 @@ impl Generation {
             event = events.recv() => event?,
         };
         Some(match event {
-            Event::Tokens { first_position, ids } => {
+            Event::Tokens { first_position, ids, logprobs } => {
                 self.position = first_position + ids.len() as u64;
-                Ok(message(
-                    first_position,
-                    worker_generate_event::Event::Tokens(wire::Tokens { ids, logprobs: Vec::new() }),
-                ))
+                let logprobs = logprobs.into_iter().map(logprob).collect();
+                Ok(message(first_position, worker_generate_event::Event::Tokens(wire::Tokens { ids, logprobs })))
             }
             Event::Finished(account) => {
                 Ok(message(self.position, worker_generate_event::Event::Finished(finished(account))))
@@ -66,6 +64,11 @@ async fn drain_begins(draining: &mut watch::Receiver<bool>) {
 
 fn message(sequence_number: u64, event: worker_generate_event::Event) -> WorkerGenerateEvent {
     WorkerGenerateEvent { sequence_number, event: Some(event) }
+}
+
+fn logprob(token: TokenLogprob) -> wire::TokenLogprob {
+    let top = token.top.into_iter().map(|(id, logprob)| wire::RankedToken { id, logprob }).collect();
+    wire::TokenLogprob { logprob: token.logprob, top }
 }
 
 fn finished(account: Finished) -> wire::Finished {
@@ -93,6 +96,7 @@ fn failed(failure: &Failure) -> Status {
     let message = failure.to_string();
     match failure {
         Failure::Deadline => ErrorCode::DeadlineExceeded.status(message, None),
+        Failure::Constraint(_) => ErrorCode::InvalidRequest.status(message, Some("constraint")),
         Failure::Device(_) | Failure::Stopped => ErrorCode::WorkerLost.status(message, None),
     }
 }

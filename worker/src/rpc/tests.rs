@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use penstock_proto::worker::{
     Constraint, DrainRequest, FinishReason, Finished, GetLoadRequest, GetModelRequest, Load, WatchLoadRequest,
-    WorkerGenerateEvent, WorkerGenerateRequest, get_model_response::Part, worker_generate_event::Event,
+    WorkerGenerateEvent, WorkerGenerateRequest, constraint, get_model_response::Part, worker_generate_event::Event,
 };
 use penstock_proto::{ErrorCode, time};
 use tonic::{Status, Streaming};
@@ -13,6 +13,10 @@ use tonic::{Status, Streaming};
 use crate::artifact::Digest;
 use crate::fixture::{EOS, Fixture, card, event, request, slow};
 use penstock_engine::runner::scripted::Script;
+
+fn regex(text: &str) -> Constraint {
+    Constraint { kind: Some(constraint::Kind::Regex(text.into())) }
+}
 
 /// All tokens and the finish; event numbers must have no gap.
 async fn whole(mut stream: Streaming<WorkerGenerateEvent>, start: u64) -> (Vec<u32>, Finished) {
@@ -55,6 +59,7 @@ async fn a_model_arrives_as_card_and_files() {
         let mut stream = fixture.client.clone().get_model(request).await.unwrap().into_inner();
         let Some(Part::Card(told)) = stream.message().await.unwrap().unwrap().part else { panic!("the card is first") };
         assert_eq!((told.digest, told.eos_token_ids), (card().digest.to_string(), vec![EOS]));
+        assert_eq!(told.kv_tokens, 256 * 32);
         let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
         let mut chunks = 0;
         while let Some(message) = stream.message().await.unwrap() {
@@ -96,6 +101,50 @@ async fn a_sequence_streams_its_tokens_and_its_account() {
 }
 
 #[tokio::test]
+async fn a_constraint_holds_over_every_resume_and_ends_with_a_stop() {
+    let fixture = Fixture::new(Script::default());
+    let constrained = || {
+        let mut constrained = request(40);
+        constrained.constraint = Some(regex("[a-d]{10,20}!"));
+        constrained.sampling.as_mut().unwrap().ignore_eos = false;
+        constrained
+    };
+    let (tokens, finished) = whole(fixture.generate(constrained()).await.unwrap(), 0).await;
+    let text = String::from_utf8(tokens.iter().map(|id| u8::try_from(*id).unwrap()).collect()).unwrap();
+    let (body, end) = text.split_at(text.len() - 1);
+    assert!(end == "!" && (10..=20).contains(&body.len()) && body.chars().all(|c| "abcd".contains(c)), "{text}");
+    assert_eq!((finished.reason(), finished.stop_token_id), (FinishReason::Stop, Some(EOS)));
+    for cut in 0..=tokens.len() {
+        let resumed = WorkerGenerateRequest { resume_tokens: tokens[..cut].to_vec(), ..constrained() };
+        let (rest, finished) = whole(fixture.generate(resumed).await.unwrap(), cut as u64).await;
+        assert_eq!((rest.as_slice(), finished.reason()), (&tokens[cut..], FinishReason::Stop));
+    }
+    let foreign = WorkerGenerateRequest { resume_tokens: vec![u32::from(b'z')], ..constrained() };
+    let refused = fixture.generate(foreign).await.unwrap_err();
+    assert_eq!(code(&refused), (ErrorCode::InvalidRequest, Some("resume_tokens".into())));
+}
+
+#[tokio::test]
+async fn log_probabilities_come_with_the_tokens_they_are_of() {
+    let fixture = Fixture::new(Script::default());
+    let mut asking = request(12);
+    asking.sampling.as_mut().unwrap().top_logprobs = Some(3);
+    let mut stream = fixture.generate(asking).await.unwrap();
+    let mut count = 0;
+    while let Some(message) = stream.message().await.unwrap() {
+        let Event::Tokens(tokens) = event(message).1 else { continue };
+        assert_eq!(tokens.ids.len(), tokens.logprobs.len());
+        for (id, told) in tokens.ids.iter().zip(&tokens.logprobs) {
+            count += 1;
+            assert!(told.logprob < 0.0 && told.top.len() == 3);
+            assert!(told.top.is_sorted_by(|a, b| a.logprob >= b.logprob));
+            assert!(told.top.iter().all(|ranked| ranked.id != *id || ranked.logprob == told.logprob));
+        }
+    }
+    assert_eq!(count, 12);
+}
+
+#[tokio::test]
 async fn what_is_wrong_or_not_served_is_refused_by_name() {
     type Spoil = fn(&mut WorkerGenerateRequest);
     use ErrorCode::{ContextTooLong, DeadlineExceeded, InvalidRequest};
@@ -112,7 +161,9 @@ async fn what_is_wrong_or_not_served_is_refused_by_name() {
         (|r| r.adapter_digest = "a".into(), InvalidRequest, "adapter_digest"),
         (|r| r.constraint = Some(Constraint { kind: None }), InvalidRequest, "constraint"),
         (|r| r.sampling = None, InvalidRequest, "sampling"),
-        (|r| r.sampling.as_mut().unwrap().top_logprobs = Some(1), InvalidRequest, "top_logprobs"),
+        (|r| r.sampling.as_mut().unwrap().top_logprobs = Some(21), InvalidRequest, "top_logprobs"),
+        (|r| r.constraint = Some(regex("(?=a)")), InvalidRequest, "constraint"),
+        (|r| r.constraint = Some(regex(&"a".repeat(65537))), InvalidRequest, "constraint"),
         (|r| r.sampling.as_mut().unwrap().temperature = f32::NAN, InvalidRequest, "temperature"),
         (|r| r.sampling.as_mut().unwrap().top_p = 0.0, InvalidRequest, "top_p"),
         (|r| r.sampling.as_mut().unwrap().max_tokens = 0, InvalidRequest, "max_tokens"),

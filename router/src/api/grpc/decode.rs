@@ -5,7 +5,7 @@ use penstock_proto::{DataClass, ModelName, Priority, TenantName};
 
 use crate::api::bounds::{self, Range};
 use crate::api::head::Head;
-use crate::request::{Chat, Failure, Input, Message, Request, Sampling, Stop, Tools};
+use crate::request::{Chat, Constraint, Failure, Input, Message, Request, Sampling, Stop, Tools};
 
 /// The request of a message under its head.
 pub(super) fn request(message: wire::GenerateRequest, head: &Head, tenant: TenantName) -> Result<Request, Failure> {
@@ -20,9 +20,25 @@ pub(super) fn request(message: wire::GenerateRequest, head: &Head, tenant: Tenan
         input: input(message.input)?,
         sampling: sampling(message.sampling.unwrap_or_default())?,
         stop: stop(message.stop, message.include_stop)?,
-        constraint: None,
+        constraint: message.constraint.map(constraint).transpose()?,
         tools: Tools::default(),
     })
+}
+
+fn constraint(given: wire::Constraint) -> Result<Constraint, Failure> {
+    use wire::constraint::Kind;
+    let constraint = match given.kind {
+        None => return Err(Failure::field("constraint", "constraint is empty: json_schema, regex or grammar")),
+        Some(Kind::JsonSchema(schema)) => Constraint::JsonSchema(schema),
+        Some(Kind::Regex(regex)) => Constraint::Regex(regex),
+        Some(Kind::Grammar(grammar)) => Constraint::Grammar(grammar),
+    };
+    let (Constraint::JsonSchema(text) | Constraint::Regex(text) | Constraint::Grammar(text)) = &constraint;
+    if text.len() > bounds::CONSTRAINT_BYTES {
+        let message = format!("constraint must have at most {} bytes, not {}", bounds::CONSTRAINT_BYTES, text.len());
+        return Err(Failure::field("constraint", message));
+    }
+    Ok(constraint)
 }
 
 fn input(input: Option<wire::generate_request::Input>) -> Result<Input, Failure> {
@@ -67,6 +83,10 @@ fn sampling(given: wire::Sampling) -> Result<Sampling, Failure> {
     if given.max_tokens == Some(0) {
         return Err(Failure::field("max_tokens", "max_tokens must be at least 1"));
     }
+    if let Some(count) = given.top_logprobs.filter(|count| *count > bounds::TOP_LOGPROBS) {
+        let message = format!("top_logprobs must be at most {}, not {count}", bounds::TOP_LOGPROBS);
+        return Err(Failure::field("top_logprobs", message));
+    }
     at_most("stop_token_ids", given.stop_token_ids.len(), bounds::STOP_IDS)?;
     for bias in given.logit_bias.values() {
         number("logit_bias", Some(*bias), bounds::LOGIT_BIAS)?;
@@ -86,7 +106,7 @@ fn sampling(given: wire::Sampling) -> Result<Sampling, Failure> {
         min_tokens: given.min_tokens,
         ignore_eos: given.ignore_eos,
         stop_token_ids: given.stop_token_ids,
-        top_logprobs: None,
+        top_logprobs: given.top_logprobs,
     })
 }
 
@@ -189,6 +209,10 @@ mod tests {
         assert_eq!(param(sampled(|it| it.frequency_penalty = Some(f32::INFINITY))), "frequency_penalty");
         assert_eq!(param(sampled(|it| it.logit_bias = [(5, -101.0)].into())), "logit_bias");
         assert_eq!(param(sampled(|it| it.max_tokens = Some(0))), "max_tokens");
+        assert_eq!(param(sampled(|it| it.top_logprobs = Some(21))), "top_logprobs");
+        assert_eq!(param(text(|it| it.constraint = Some(wire::Constraint { kind: None }))), "constraint");
+        let kind = Some(wire::constraint::Kind::Regex("a".repeat(bounds::CONSTRAINT_BYTES + 1)));
+        assert_eq!(param(text(|it| it.constraint = Some(wire::Constraint { kind }))), "constraint");
         assert_eq!(param(sampled(|it| it.stop_token_ids = vec![1; 129])), "stop_token_ids");
         assert_eq!(param(text(|it| it.stop = vec!["a".to_owned(); 5])), "stop");
         assert_eq!(param(text(|it| it.stop = vec!["a".to_owned(), String::new()])), "stop[1]");

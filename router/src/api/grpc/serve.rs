@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use penstock_proto::RequestId;
 use penstock_proto::inference::InferenceServer;
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ use crate::api::{Api, guard, log};
 use crate::config::Limits;
 use crate::fleet::Fleet;
 use crate::metrics::Route;
-use crate::server::{self, Body, Error, Handler, Server};
+use crate::server::{self, Body, Error, Handler, RequestBody, Server};
 
 /// The services whose health is told: all, and the face's own.
 const SERVICES: [&str; 2] = ["", "penstock.v1.Inference"];
@@ -106,7 +106,7 @@ async fn tell(health: &HealthReporter, serves: bool) {
 }
 
 impl Port {
-    async fn answer(mut self, request: http::Request<Incoming>) -> http::Response<Body> {
+    async fn answer(mut self, request: http::Request<RequestBody>) -> http::Response<Body> {
         let arrived = Arrived(Instant::now());
         let (mut parts, body) = request.into_parts();
         // Each call of ours sends one message; it is read within the limits of a body before the call begins.
@@ -118,7 +118,7 @@ impl Port {
             if !one_message {
                 return Ok(tonic::body::Body::new(body));
             }
-            let whole = server::body::read(&parts.headers, body, &self.api.config.limits).await?;
+            let whole = server::body::read(body, &self.api.config.limits).await?;
             Ok(tonic::body::Body::new(Full::new(whole)))
         };
         let body = match read.await {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Ask, delivery, model, sampling, unserved};
+use super::{Ask, Choices, delivery, logprobs, model, sampling, structure, unserved};
 use crate::api::bounds::{self, KWARGS_BYTES, MESSAGES};
 use crate::api::json::{Field, Object};
 use crate::request::{Chat, Failure, Input, Message, Role};
@@ -14,13 +14,17 @@ const PARTS: usize = 1000;
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Ask, Failure> {
     let model = model(object)?;
     let chat = chat(object, ignored)?;
-    let (sampling, max_tokens_name) = sampling::decode(object, &["max_completion_tokens", "max_tokens"])?;
+    let (mut sampling, max_tokens_name) = sampling::decode(object, &["max_completion_tokens", "max_tokens"])?;
+    sampling.top_logprobs = logprobs::of_chat(object)?;
+    let choices = Choices::of_chat(object)?;
+    let constraint = structure::decode(object, ignored)?;
     let stop = sampling::stop(object)?;
     let delivery = delivery(object, ignored)?;
     unserved::check(object, unserved::COMMON)?;
     unserved::check(object, unserved::CHAT)?;
     unserved::ABOUT.iter().for_each(|name| drop(object.take(name)));
-    Ok(Ask { model, inputs: vec![Input::Chat(chat)], sampling, stop, delivery, max_tokens_name })
+    let inputs = vec![Input::Chat(chat)];
+    Ok(Ask { model, inputs, choices, echo: false, sampling, stop, constraint, delivery, max_tokens_name })
 }
 
 /// The conversation of a body.

@@ -1,6 +1,6 @@
 //! The body of a text completion.
 
-use super::{Ask, delivery, model, sampling, unserved};
+use super::{Ask, Choices, delivery, logprobs, model, sampling, structure, unserved};
 use crate::api::json::{Field, Object};
 use crate::request::{Failure, Input};
 
@@ -16,12 +16,22 @@ pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Resu
     let inputs = prompts(&object.need("prompt")?)?;
     let (mut sampling, max_tokens_name) = sampling::decode(object, &["max_tokens"])?;
     sampling.default_max_tokens = Some(MAX_TOKENS);
+    sampling.top_logprobs = logprobs::of_completion(object)?;
+    let constraint = structure::decode(object, ignored)?;
+    let echo = object.take("echo").filter(|field| field.json() != "false");
+    let echo = match echo {
+        Some(field) if field.bool()? && sampling.top_logprobs.is_some() => {
+            return Err(field.refuse("together with logprobs is not served: there are none of a prompt"));
+        }
+        echo => echo.is_some(),
+    };
     let stop = sampling::stop(object)?;
     let delivery = delivery(object, ignored)?;
+    let choices = Choices::of_completion(object, delivery)?;
     unserved::check(object, unserved::COMMON)?;
     unserved::check(object, unserved::COMPLETION)?;
     unserved::ABOUT.iter().for_each(|name| drop(object.take(name)));
-    Ok(Ask { model, inputs, sampling, stop, delivery, max_tokens_name })
+    Ok(Ask { model, inputs, choices, echo, sampling, stop, constraint, delivery, max_tokens_name })
 }
 
 /// A text, texts, token ids, or several arrays of token ids.
@@ -74,6 +84,30 @@ mod tests {
         assert_eq!(decoded(r#"["a","b"]"#).unwrap(), ["a", "b"]);
         assert_eq!(decoded("[1, 2]").unwrap(), ["[1, 2]"]);
         assert_eq!(decoded("[[1],[2, 3]]").unwrap(), ["[1]", "[2, 3]"]);
+    }
+
+    #[test]
+    fn the_best_are_chosen_among_as_many_or_more_and_a_prompt_is_echoed_without_logprobs() {
+        let decoded = |json: &str| {
+            let json = format!(r#"{{"model":"m","prompt":"a",{json}}}"#);
+            let ask = decode(&mut Object::body(json.as_bytes()).unwrap(), &mut Vec::new());
+            ask.map(|ask| (ask.choices, ask.echo)).map_err(|failure| failure.param.unwrap_or_default())
+        };
+        let choices = |shown, made| Choices { shown, made };
+        assert_eq!(decoded(r#""n":3"#), Ok((choices(3, 3), false)));
+        assert_eq!(decoded(r#""n":2,"best_of":16,"echo":true"#), Ok((choices(2, 16), true)));
+        assert_eq!(decoded(r#""echo":false,"logprobs":2"#), Ok((choices(1, 1), false)));
+        for (json, param) in [
+            (r#""n":0"#, "n"),
+            (r#""n":17"#, "n"),
+            (r#""n":2,"best_of":1"#, "best_of"),
+            (r#""best_of":17"#, "best_of"),
+            (r#""best_of":2,"stream":true"#, "best_of"),
+            (r#""echo":true,"logprobs":0"#, "echo"),
+            (r#""echo":1"#, "echo"),
+        ] {
+            assert_eq!(decoded(json), Err(param.to_owned()), "{json}");
+        }
     }
 
     #[test]

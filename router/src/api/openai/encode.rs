@@ -5,19 +5,32 @@ use futures_util::{FutureExt as _, Stream, stream};
 use penstock_proto::{ModelName, RequestId};
 use serde::Serialize;
 
+use super::choices::{self, Choices};
+use super::logprobs::Logprobs;
 use super::{Kind, render_error};
 use crate::api::answers::Answers;
-use crate::request::{Delta, Failure, FinishReason, Usage};
+use crate::request::{Delta, Failure, FinishReason, TokenLogprob, Usage};
 
 /// Pieces that go out together where they are there together.
 const TOGETHER: usize = 32;
 
-/// What all parts of one answer have in common.
+/// What is known of an answer before it begins.
 pub(super) struct Shape {
-    kind: Kind,
+    pub(super) kind: Kind,
+    pub(super) id: RequestId,
+    pub(super) model: ModelName,
+    pub(super) choices: Choices,
+    /// Whether log-probabilities are told.
+    pub(super) logprobs: bool,
+    /// What stands before the choices of each prompt; empty where nothing does.
+    pub(super) prompts: Vec<String>,
+}
+
+/// What all parts of one answer have in common.
+pub(super) struct Begun {
+    shape: Shape,
     id: String,
     created: u64,
-    model: ModelName,
 }
 
 #[derive(Serialize)]
@@ -41,8 +54,15 @@ struct Choice<'a> {
     message: Option<Turn<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
-    logprobs: Option<()>,
+    logprobs: Option<Logprobs>,
     finish_reason: Option<&'static str>,
+}
+
+impl Choice<'_> {
+    /// One that says nothing yet.
+    fn at(index: usize) -> Self {
+        Self { index, delta: None, message: None, text: None, logprobs: None, finish_reason: None }
+    }
 }
 
 #[derive(Default, Serialize)]
@@ -69,31 +89,72 @@ struct PromptTokens {
     cached_tokens: u32,
 }
 
+/// A choice that is put together.
+#[derive(Clone)]
+struct Whole {
+    text: String,
+    logprobs: Vec<TokenLogprob>,
+    finish: Option<FinishReason>,
+}
+
 impl Shape {
-    pub(super) fn new(kind: Kind, id: RequestId, model: ModelName) -> Self {
-        let prefix = match kind {
+    /// An answer that begins now.
+    pub(super) fn begin(self) -> Begun {
+        let prefix = match self.kind {
             Kind::Chat => "chatcmpl",
             Kind::Completion => "cmpl",
         };
-        Self { kind, id: format!("{prefix}-{id}"), created: penstock_proto::time::unix_now().as_secs(), model }
+        let id = format!("{prefix}-{}", self.id);
+        Begun { shape: self, id, created: penstock_proto::time::unix_now().as_secs() }
     }
 
+    /// What stands before a choice.
+    fn before(&self, index: usize) -> &str {
+        self.prompts.get(index / self.choices.made as usize).map_or("", String::as_str)
+    }
+
+    /// Adds what a choice took. A prompt counts once, however many choices it has.
+    fn add(&self, sum: &mut Usage, index: usize, usage: Usage) {
+        if index.is_multiple_of(self.choices.made as usize) {
+            sum.prompt_tokens += usage.prompt_tokens;
+            sum.cached_tokens += usage.cached_tokens;
+        }
+        sum.completion_tokens += usage.completion_tokens;
+    }
+
+    /// Leaves the best choices of each prompt, best first where some are left out.
+    fn select(&self, mut made: Vec<Whole>) -> Vec<Whole> {
+        if self.choices.made == self.choices.shown {
+            return made;
+        }
+        let best = |choices: &mut [Whole]| {
+            choices.sort_by(|a, b| choices::quality(&b.logprobs).total_cmp(&choices::quality(&a.logprobs)));
+            choices[..self.choices.shown as usize].to_vec()
+        };
+        made.chunks_mut(self.choices.made as usize).flat_map(best).collect()
+    }
+}
+
+impl Begun {
     /// The answer as one body.
     pub(super) async fn fold(self, mut answers: Answers) -> Result<Bytes, Failure> {
-        let mut choices = vec![(String::new(), None); answers.open()];
+        let begin = |index| Whole { text: self.shape.before(index).to_owned(), logprobs: Vec::new(), finish: None };
+        let mut made: Vec<Whole> = (0..answers.open()).map(begin).collect();
         let mut usage = Usage::default();
         while let Some(next) = answers.next().await {
             let (index, delta) = next?;
-            let (text, finish) = &mut choices[index];
-            text.push_str(&delta.text);
+            let whole = &mut made[index];
+            whole.text.push_str(&delta.text);
+            whole.logprobs.extend(delta.logprobs);
             if let Some(ended) = delta.finish {
-                *finish = Some(ended.reason);
-                add(&mut usage, ended.usage);
+                whole.finish = Some(ended.reason);
+                self.shape.add(&mut usage, index, ended.usage);
             }
         }
+        let shown = self.shape.select(made);
         let choices: Vec<Choice<'_>> =
-            choices.iter().enumerate().map(|(index, (text, finish))| self.whole(index, text, *finish)).collect();
-        let object = match self.kind {
+            shown.iter().enumerate().map(|(index, whole)| self.whole(index, whole)).collect();
+        let object = match self.shape.kind {
             Kind::Chat => "chat.completion",
             Kind::Completion => "text_completion",
         };
@@ -105,7 +166,8 @@ impl Shape {
     /// The answer as server-sent events.
     pub(super) fn stream(self, answers: Answers, usage: bool) -> impl Stream<Item = Bytes> + Send {
         let begun = vec![false; answers.open()];
-        let events = Events { shape: self, answers, wants_usage: usage, begun, usage: Usage::default() };
+        let offsets = vec![0; answers.open()];
+        let events = Events { shape: self, answers, wants_usage: usage, begun, offsets, usage: Usage::default() };
         stream::unfold(Some(events), |events| async move {
             let mut events = events?;
             let mut out = BytesMut::new();
@@ -120,26 +182,35 @@ impl Shape {
         choices: &'a [Choice<'a>],
         usage: Option<Option<Tokens>>,
     ) -> Frame<'a> {
-        Frame { id: &self.id, object, created: self.created, model: self.model.as_str(), choices, usage }
+        Frame { id: &self.id, object, created: self.created, model: self.shape.model.as_str(), choices, usage }
     }
 
-    fn whole<'a>(&self, index: usize, text: &'a str, finish: Option<FinishReason>) -> Choice<'a> {
+    fn whole<'a>(&self, index: usize, whole: &'a Whole) -> Choice<'a> {
+        let text = whole.text.as_str();
         let turn = || Turn { role: Some("assistant"), content: Some(text), refusal: Some(None) };
-        let (message, text) = match self.kind {
+        let (message, text) = match self.shape.kind {
             Kind::Chat => (Some(turn()), None),
             Kind::Completion => (None, Some(text)),
         };
-        Choice { index, delta: None, message, text, logprobs: None, finish_reason: finish.map(word) }
+        let logprobs = self.logprobs(&whole.logprobs, &mut 0);
+        Choice { index, delta: None, message, text, logprobs, finish_reason: whole.finish.map(word) }
+    }
+
+    /// Those that are told of tokens after `offset` characters.
+    fn logprobs(&self, tokens: &[TokenLogprob], offset: &mut usize) -> Option<Logprobs> {
+        self.shape.logprobs.then(|| Logprobs::new(self.shape.kind, tokens, offset))
     }
 }
 
 /// An answer on its way out as events.
 struct Events {
-    shape: Shape,
+    shape: Begun,
     answers: Answers,
     wants_usage: bool,
     /// Which choices have said whose turn it is.
     begun: Vec<bool>,
+    /// Characters that each choice has.
+    offsets: Vec<usize>,
     usage: Usage,
 }
 
@@ -170,33 +241,38 @@ impl Events {
 
     fn delta(&mut self, out: &mut BytesMut, index: usize, delta: &Delta) {
         let reason = delta.finish.as_ref().map(|finish| word(finish.reason));
-        match self.shape.kind {
+        let begins = !std::mem::replace(&mut self.begun[index], true);
+        let logprobs = match delta.logprobs.is_empty() {
+            true => None,
+            false => self.shape.logprobs(&delta.logprobs, &mut self.offsets[index]),
+        };
+        let turn = |turn| Choice { delta: Some(turn), ..Choice::at(index) };
+        match self.shape.shape.kind {
             Kind::Chat => {
-                if !std::mem::replace(&mut self.begun[index], true) {
-                    let turn = Turn { role: Some("assistant"), content: Some(""), refusal: Some(None) };
-                    self.turn(out, index, turn, None);
+                if begins {
+                    let first = Turn { role: Some("assistant"), content: Some(""), refusal: Some(None) };
+                    self.chunk(out, &[turn(first)], None);
                 }
-                if !delta.text.is_empty() {
-                    self.turn(out, index, Turn { content: Some(&delta.text), ..Turn::default() }, None);
+                if !delta.text.is_empty() || logprobs.is_some() {
+                    let said = turn(Turn { content: Some(&delta.text), ..Turn::default() });
+                    self.chunk(out, &[Choice { logprobs, ..said }], None);
                 }
                 if reason.is_some() {
-                    self.turn(out, index, Turn::default(), reason);
+                    self.chunk(out, &[Choice { finish_reason: reason, ..turn(Turn::default()) }], None);
                 }
             }
             Kind::Completion => {
+                let before = self.shape.shape.before(index);
+                if begins && !before.is_empty() {
+                    self.chunk(out, &[Choice { text: Some(before), ..Choice::at(index) }], None);
+                }
                 let text = Some(delta.text.as_str());
-                let (message, finish_reason) = (None, reason);
-                self.chunk(out, &[Choice { index, delta: None, message, text, logprobs: None, finish_reason }], None);
+                self.chunk(out, &[Choice { text, logprobs, finish_reason: reason, ..Choice::at(index) }], None);
             }
         }
         if let Some(finish) = &delta.finish {
-            add(&mut self.usage, finish.usage);
+            self.shape.shape.add(&mut self.usage, index, finish.usage);
         }
-    }
-
-    fn turn(&self, out: &mut BytesMut, index: usize, turn: Turn<'_>, finish_reason: Option<&'static str>) {
-        let (delta, message, text) = (Some(turn), None, None);
-        self.chunk(out, &[Choice { index, delta, message, text, logprobs: None, finish_reason }], None);
     }
 
     fn end(&self, out: &mut BytesMut) {
@@ -207,7 +283,7 @@ impl Events {
     }
 
     fn chunk(&self, out: &mut BytesMut, choices: &[Choice<'_>], usage: Option<Tokens>) {
-        let object = match self.shape.kind {
+        let object = match self.shape.shape.kind {
             Kind::Chat => "chat.completion.chunk",
             Kind::Completion => "text_completion",
         };
@@ -230,12 +306,6 @@ fn word(reason: FinishReason) -> &'static str {
         FinishReason::Length => "length",
         FinishReason::ToolCalls => "tool_calls",
     }
-}
-
-fn add(sum: &mut Usage, usage: Usage) {
-    sum.prompt_tokens += usage.prompt_tokens;
-    sum.cached_tokens += usage.cached_tokens;
-    sum.completion_tokens += usage.completion_tokens;
 }
 
 fn tokens(usage: Usage) -> Tokens {

@@ -41,6 +41,14 @@ struct Detokenized {
     prompt: String,
 }
 
+/// vLLM's: whether an answer could be had now. Gateways and balancers ask for it before they send anything.
+pub(super) fn health(dispatch: &Dispatch) -> Result<Reply, Failure> {
+    if dispatch.models().is_empty() {
+        return Err(Failure::new(ErrorCode::NoWorker, "no worker serves any model now"));
+    }
+    Ok(Reply::Json(StatusCode::OK, Bytes::from_static(b"{}")))
+}
+
 /// `GET /v1/models` and `/v1/models/NAME`.
 pub(super) fn list(dispatch: &Dispatch, path: &str) -> Result<Reply, Failure> {
     let Some(name) = path.strip_prefix("/v1/models/") else {

@@ -10,8 +10,6 @@ pub(in crate::api) type Unserved = (&'static str, &'static [&'static str]);
 
 /// Of both calls.
 pub(in crate::api) const COMMON: &[Unserved] = &[
-    ("n", &["1"]),
-    ("best_of", &["1"]),
     ("use_beam_search", &["false"]),
     ("length_penalty", &["1", "1.0"]),
     ("early_stopping", &["false"]),
@@ -22,15 +20,8 @@ pub(in crate::api) const COMMON: &[Unserved] = &[
     ("truncate_prompt_tokens", &[]),
     ("skip_special_tokens", &["true"]),
     ("spaces_between_special_tokens", &["true"]),
-    ("guided_json", &[]),
-    ("guided_regex", &[]),
-    ("guided_choice", &[]),
-    ("guided_grammar", &[]),
-    ("structured_outputs", &[]),
     ("lora_request", &[]),
-    ("response_format", &[r#"{"type":"text"}"#]),
     ("service_tier", &[r#""auto""#, r#""default""#]),
-    ("echo", &["false"]),
 ];
 
 /// Of chat completions.
@@ -40,8 +31,8 @@ pub(in crate::api) const CHAT: &[Unserved] = &[
     ("parallel_tool_calls", &["true", "false"]),
     ("functions", &["[]"]),
     ("function_call", &[r#""none""#, r#""auto""#]),
-    ("logprobs", &["false"]),
-    ("top_logprobs", &["0"]),
+    ("best_of", &["1"]),
+    ("echo", &["false"]),
     ("modalities", &[r#"["text"]"#]),
     ("audio", &[]),
     ("prediction", &[]),
@@ -58,7 +49,7 @@ pub(in crate::api) const CHAT: &[Unserved] = &[
 
 /// Of text completions.
 pub(in crate::api) const COMPLETION: &[Unserved] =
-    &[("logprobs", &["false"]), ("suffix", &[r#""""#]), ("prompt_embeds", &[]), ("add_special_tokens", &["true"])];
+    &[("suffix", &[r#""""#]), ("prompt_embeds", &[]), ("add_special_tokens", &["true"])];
 
 /// Of a message.
 pub(in crate::api) const MESSAGE: &[Unserved] = &[
@@ -111,8 +102,7 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_is_let_through() {
-        let json = r#"{"n":1,"tools":[ ],"tool_choice":"none","logprobs":false,"response_format":{ "type" : "text" },
-                       "prediction":null,"store":false}"#;
+        let json = r#"{"tools":[ ],"tool_choice":"none","modalities":[ "text" ],"prediction":null,"store":false}"#;
         assert_eq!(check_all(json), Ok(()));
     }
 
@@ -120,10 +110,8 @@ mod tests {
     fn what_asks_for_something_is_refused_by_name() {
         for (name, json) in [
             ("tools", r#"{"tools":[{"type":"function"}]}"#),
-            ("response_format", r#"{"response_format":{"type":"json_object"}}"#),
-            ("n", r#"{"n":2}"#),
-            ("n", r#"{"n":"1"}"#),
-            ("logprobs", r#"{"logprobs":true}"#),
+            ("best_of", r#"{"best_of":2}"#),
+            ("best_of", r#"{"best_of":"1"}"#),
             ("echo", r#"{"echo":true}"#),
             ("store", r#"{"store":true}"#),
         ] {

@@ -18,6 +18,7 @@ pub(super) const SHAPES: &[(&str, &[Field])] = &[
     ("Tokens", TOKENS),
     ("Text", &[must("prompt", Type::Text, "")]),
     ("TokenCount", &[must("input_tokens", COUNT, "")]),
+    ("Health", &[]),
     ("OpenApi", &[must("openapi", Type::Text, ""), must("paths", Type::Free, "")]),
     ("Error", ERROR),
     ("AnthropicError", ANTHROPIC_ERROR),

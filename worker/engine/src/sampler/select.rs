@@ -67,6 +67,11 @@ pub(super) fn weigh(logits: &mut [f32], peak: f32, temperature: f32) {
     }
 }
 
+/// The sum of e^(logit − peak).
+pub(super) fn sum_of_exp(logits: &[f32], peak: f32) -> f64 {
+    logits.iter().map(|logit| f64::from(exp(*logit - peak))).sum()
+}
+
 /// e^x for x ≤ 0, within 2 units in the last place; below e^-30 it stays there, which is less than a unit of weight.
 /// Not libm's: this is the same on every machine, and the compiler makes vectors of it.
 fn exp(x: f32) -> f32 {

@@ -1,8 +1,8 @@
 use super::*;
 
 fn sample(params: SamplingParams, outputs: &[TokenId], logits: &[f32]) -> Result<TokenId, Unsampleable> {
-    let sampler = Sampler::new(params, &[0], outputs, &[4]);
-    sampler.sample(&mut logits.to_vec(), &mut Scratch::default())
+    let mut sampler = Sampler::new(params, &[0], outputs, &[4]);
+    sampler.sample(&mut logits.to_vec(), &mut Scratch::default()).map(|drawn| drawn.token)
 }
 
 fn greedy() -> SamplingParams {
@@ -46,12 +46,12 @@ fn outputs_that_were_resumed_from_count() {
     let mut whole = Sampler::new(params.clone(), &[9], &[], &[]);
     let mut outputs = Vec::new();
     while !whole.is_complete() {
-        let resumed = Sampler::new(params.clone(), &[9], &outputs, &[]);
-        let token = whole.sample(&mut logits.clone(), &mut scratch).unwrap();
-        assert_eq!(resumed.sample(&mut logits.clone(), &mut scratch), Ok(token));
+        let mut resumed = Sampler::new(params.clone(), &[9], &outputs, &[]);
+        let drawn = whole.sample(&mut logits.clone(), &mut scratch).unwrap();
+        assert_eq!(resumed.sample(&mut logits.clone(), &mut scratch), Ok(drawn.clone()));
         assert_eq!(resumed.outputs(), outputs.len());
-        whole.accept(token);
-        outputs.push(token);
+        whole.accept(drawn.token).unwrap();
+        outputs.push(drawn.token);
     }
     assert_eq!(outputs.len(), 4);
 }
@@ -60,13 +60,13 @@ fn outputs_that_were_resumed_from_count() {
 fn logits_that_are_no_numbers_are_an_error() {
     for bad in [f32::NAN, f32::INFINITY] {
         for params in [greedy(), SamplingParams::default()] {
-            assert_eq!(sample(params, &[], &[0.0, 1.0, bad, 0.0, 0.0]), Err(Unsampleable));
+            assert_eq!(sample(params, &[], &[0.0, 1.0, bad, 0.0, 0.0]), Err(Unsampleable::Logits));
         }
     }
-    assert_eq!(sample(greedy(), &[], &[f32::NEG_INFINITY; 5]), Err(Unsampleable));
+    assert_eq!(sample(greedy(), &[], &[f32::NEG_INFINITY; 5]), Err(Unsampleable::Logits));
     let mut long = vec![0.0; 100];
     long[37] = f32::NAN;
-    assert_eq!(sample(greedy(), &[], &long), Err(Unsampleable));
+    assert_eq!(sample(greedy(), &[], &long), Err(Unsampleable::Logits));
 }
 
 #[test]
@@ -78,9 +78,9 @@ fn frequencies_are_those_of_the_softmax() {
     let mut counts = [0.0; 5];
     let draws = 40_000.0;
     for _ in 0..draws as usize {
-        let token = sampler.sample(&mut logits.to_vec(), &mut scratch).unwrap();
+        let token = sampler.sample(&mut logits.to_vec(), &mut scratch).unwrap().token;
         counts[token as usize] += 1.0;
-        sampler.accept(token);
+        sampler.accept(token).unwrap();
     }
     let weights = logits.map(|logit| (f64::from(logit) / 0.7).exp());
     let total: f64 = weights.iter().sum();
@@ -110,10 +110,128 @@ fn parameters_out_of_range_are_named() {
         ("presence_penalty", SamplingParams { presence_penalty: 3.0, ..sound.clone() }),
         ("frequency_penalty", SamplingParams { frequency_penalty: f32::NAN, ..sound.clone() }),
         ("logit_bias", SamplingParams { logit_bias: vec![(1, 101.0)], ..sound.clone() }),
+        ("top_logprobs", SamplingParams { top_logprobs: Some(21), ..sound.clone() }),
         ("min_tokens", SamplingParams { min_tokens: 2, max_tokens: 1, ..sound.clone() }),
         ("stop_token_ids", SamplingParams { min_tokens: 1, stop_token_ids: (0..10).collect(), ..sound }),
     ];
     for (field, params) in cases {
         assert_eq!(params.check(&[], 10).unwrap_err().field, field);
     }
+}
+
+/// The language of words `1 2* 3`, and after them the end.
+#[derive(Debug, Default)]
+struct Brackets(Vec<TokenId>);
+
+impl Grammar for Brackets {
+    fn allowed(&mut self) -> Result<&[u32], grammar::Error> {
+        Ok(match self.0.last() {
+            None => &[0b0000_0010],
+            Some(3) => &[0b0001_0000],
+            Some(_) => &[0b0000_1100],
+        })
+    }
+
+    fn accept(&mut self, token: TokenId) -> Result<(), grammar::Error> {
+        let allowed = self.allowed()?[0];
+        self.0.push(token);
+        if allowed >> token & 1 == 1 { Ok(()) } else { Err(grammar::Error(format!("{token} is not allowed"))) }
+    }
+}
+
+/// A sampler that is held to them; 4 is the end of text.
+fn bracketed(params: SamplingParams) -> Sampler {
+    let mut sampler = Sampler::new(params, &[0], &[], &[4]);
+    sampler.constrain(Box::<Brackets>::default(), &[4]);
+    sampler
+}
+
+/// Draws until an end comes: the outputs, and the end or why there is none.
+fn run(mut sampler: Sampler, logits: &[f32]) -> (Vec<TokenId>, Result<TokenId, Unsampleable>) {
+    let mut outputs = Vec::new();
+    while outputs.len() < 50 {
+        match sampler.sample(&mut logits.to_vec(), &mut Scratch::default()) {
+            Ok(Draw { token, .. }) if sampler.ends(token) => return (outputs, Ok(token)),
+            Ok(Draw { token, .. }) => {
+                sampler.accept(token).unwrap();
+                outputs.push(token);
+            }
+            Err(error) => return (outputs, Err(error)),
+        }
+    }
+    panic!("no end: {outputs:?}");
+}
+
+#[test]
+fn a_grammar_lets_through_only_its_words_and_ends_them() {
+    // What the model likes best is what the grammar never allows.
+    let logits = [9.0, 0.0, 1.0, 1.5, 5.0, 8.0];
+    assert_eq!(run(bracketed(greedy()), &logits), (vec![1, 3], Ok(4)));
+    for seed in 0..50 {
+        let (word, end) = run(bracketed(SamplingParams { seed, max_tokens: 50, ..SamplingParams::default() }), &logits);
+        assert_eq!((word[0], *word.last().unwrap(), end), (1, 3, Ok(4)));
+        assert!(word[1..word.len() - 1].iter().all(|token| *token == 2));
+    }
+}
+
+#[test]
+fn a_whole_word_ends_whatever_asks_it_to_go_on() {
+    let logits = [9.0, 0.0, 1.0, 1.5, 5.0, 8.0];
+    let long = SamplingParams { min_tokens: 5, ..greedy() };
+    assert_eq!(run(bracketed(long), &logits), (vec![1, 3], Ok(4)));
+    let deaf = SamplingParams { ignore_eos: true, ..greedy() };
+    assert_eq!(run(bracketed(deaf), &logits), (vec![1, 3], Ok(4)));
+}
+
+/// May end at any point, and go on.
+#[derive(Debug)]
+struct Anything;
+
+impl Grammar for Anything {
+    fn allowed(&mut self) -> Result<&[u32], grammar::Error> {
+        Ok(&[0b0001_1111])
+    }
+
+    fn accept(&mut self, _: TokenId) -> Result<(), grammar::Error> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_end_that_is_not_the_only_way_waits_for_min_tokens() {
+    let logits = [0.0, 0.0, 1.0, 1.5, 5.0, 8.0];
+    let mut sampler = Sampler::new(SamplingParams { min_tokens: 3, ..greedy() }, &[0], &[], &[4]);
+    sampler.constrain(Box::new(Anything), &[4]);
+    assert_eq!(run(sampler, &logits), (vec![3, 3, 3], Ok(4)));
+}
+
+#[test]
+fn stop_ids_end_a_word_early_and_are_held_back_by_min_tokens() {
+    let logits = [9.0, 0.0, 1.0, 1.5, 5.0, 8.0];
+    let stopping = SamplingParams { stop_token_ids: vec![3], ..greedy() };
+    assert_eq!(run(bracketed(stopping.clone()), &logits), (vec![1], Ok(3)));
+    let late = SamplingParams { min_tokens: 3, ..stopping.clone() };
+    assert_eq!(run(bracketed(late), &logits), (vec![1, 2, 2], Ok(3)));
+    // Nothing is left where every way on is a stop id that must wait.
+    let stuck = SamplingParams { stop_token_ids: vec![1], min_tokens: 1, ..greedy() };
+    assert_eq!(run(bracketed(stuck), &logits), (vec![], Err(Unsampleable::NothingAllowed)));
+}
+
+#[test]
+fn log_probabilities_are_the_raw_logits_whatever_changes_the_draw() {
+    let logits = [9.0, 0.0, 1.0, 1.5, 5.0, 8.0];
+    let total = logits.iter().map(|logit: &f32| f64::from(*logit).exp()).sum::<f64>().ln();
+    let params = SamplingParams {
+        top_logprobs: Some(2),
+        temperature: 0.3,
+        presence_penalty: 1.0,
+        logit_bias: vec![(1, -50.0)],
+        ..SamplingParams::default()
+    };
+    let drawn = bracketed(params).sample(&mut logits.to_vec(), &mut Scratch::default()).unwrap();
+    let told = drawn.logprob.unwrap();
+    assert_eq!(drawn.token, 1);
+    assert!((f64::from(told.logprob) - (0.0 - total)).abs() < 1e-5);
+    assert_eq!(told.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 5]);
+    assert!((f64::from(told.top[1].1) - (8.0 - total)).abs() < 1e-5);
 }
