@@ -39,8 +39,8 @@ pub mod inference {
     pub use crate::generated::inference_server::{Inference, InferenceServer};
     pub use crate::generated::{
         Chat, Constraint, DataClass, FinishReason, GenerateRequest, GenerateResponse, ListModelsRequest,
-        ListModelsResponse, Message, Model, Priority, RankedText, Sampling, TextLogprob, TokenIds, Usage, constraint,
-        generate_request,
+        ListModelsResponse, Message, Model, Priority, RankedText, Sampling, TextLogprob, TokenIds, Tool, ToolCall,
+        ToolCallDelta, ToolChoice, Usage, constraint, generate_request, tool_choice,
     };
 }
 

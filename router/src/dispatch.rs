@@ -3,8 +3,10 @@
 
 mod fill;
 mod logprobs;
+mod reading;
 mod retry;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,9 +21,10 @@ use crate::balance::{self, Balance};
 use crate::fleet::{Fleet, Model, Snapshot};
 use crate::metrics::Metrics;
 use crate::prompt::ModelText;
-use crate::replica::{Call, Event, Events, Replica, Tokens};
-use crate::request::{Delta, Failure, Finish, FinishReason, Input, Request, Usage};
-use crate::text::{Step, TextStream, Vocabulary};
+use crate::replica::{Call, Event, Events, Replica};
+use crate::request::{Delta, Failure, Input, Request, ToolChoice, Tools};
+use crate::tools;
+use reading::Reading;
 use retry::Budget;
 
 /// Workers that a request is tried on, before its first token.
@@ -79,7 +82,13 @@ impl Dispatch {
     }
 
     async fn start(&self, model: &Model, request: Request, choices: u32) -> Result<Vec<Answer>, Failure> {
-        let prompt = self.encode(&model.text, request.input).await?;
+        let tools = request.tools;
+        // Where the model is free, the client's own constraint is more at fault than tools without demands.
+        let own = request.constraint.is_some() && tools.choice == ToolChoice::Auto;
+        let at_fault = if tools.are_callable() && !own { "tools" } else { "constraint" };
+        let constraint = tools::constraint(&tools, model.text.format(), model.text.vocabulary(), request.constraint)?;
+        let prompt = self.encode(&model.text, request.input, tools.clone()).await?;
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let sampling = fill::sampling(request.sampling, choices, &prompt, model)?;
         let call = Call {
             id: request.id,
@@ -89,51 +98,50 @@ impl Dispatch {
             deadline: request.deadline,
             prompt,
             sampling,
-            constraint: request.constraint,
+            constraint,
         };
         let home = self.pick(&model.replicas, &[]);
         let choice = |at: u32| {
-            let text = TextStream::new(Arc::clone(model.text.vocabulary()), &request.stop, call.sampling.min_tokens);
+            let reading = Reading::new(&model.text, &request.stop, &tools, prompt_tokens, call.sampling.min_tokens);
             let call = if at == 0 { call.clone() } else { choice(&call, at) };
-            self.answer(model, call, text, home)
+            self.answer(model, call, reading, home)
         };
-        try_join_all((0..choices).map(choice)).await
+        let answers = try_join_all((0..choices).map(choice)).await;
+        answers.map_err(|failure| match failure.param.as_deref() {
+            Some("constraint") => Failure { param: Some(at_fault.to_owned()), ..failure },
+            Some(_) | None => failure,
+        })
     }
 
     async fn answer(
         &self,
         model: &Model,
         call: Call,
-        text: TextStream,
+        reading: Reading,
         home: Option<&Arc<Replica>>,
     ) -> Result<Answer, Failure> {
         let called = Instant::now();
         let (events, event) = self.call(model, &call, home).await?;
+        let mut rest = Answering { events, reading, ready: VecDeque::new(), deadline: call.deadline };
+        rest.reading.read(event, &mut rest.ready);
         let prompt_tokens = u32::try_from(call.prompt.len()).unwrap_or(u32::MAX);
-        let mut rest = Answering {
-            events,
-            text: Some(text),
-            vocabulary: Arc::clone(model.text.vocabulary()),
-            pending: Some(event),
-            prompt_tokens,
-            deadline: call.deadline,
-        };
         let first = rest.next().await?;
         Ok(Answer { called, prompt_tokens, first, rest })
     }
 
     /// Encodes beside the async threads what would hold them up.
-    pub(crate) async fn encode(&self, text: &Arc<ModelText>, input: Input) -> Result<Vec<u32>, Failure> {
+    pub(crate) async fn encode(&self, text: &Arc<ModelText>, input: Input, tools: Tools) -> Result<Vec<u32>, Failure> {
         let bytes = match &input {
             Input::Chat(chat) => chat.messages.iter().map(|message| message.content.len()).sum(),
             Input::Text(text) => text.len(),
             Input::Tokens(_) => 0,
         };
-        if bytes <= QUICK_PROMPT {
-            return text.encode(&input);
+        // Definitions, whose size nobody has counted, are much of most prompts that have them.
+        if bytes <= QUICK_PROMPT && tools.definitions.is_empty() {
+            return text.encode(&input, &tools);
         }
         let text = Arc::clone(text);
-        self.beside(move || text.encode(&input)).await
+        self.beside(move || text.encode(&input, &tools)).await
     }
 
     /// Runs long work with text beside the async threads, not too much of it at once.
@@ -263,15 +271,12 @@ impl Answer {
     }
 }
 
-/// An answer under way: the worker's events becoming text.
+/// An answer under way: the worker's events becoming pieces.
 struct Answering {
     events: Events,
-    /// None once it has given out its end.
-    text: Option<TextStream>,
-    vocabulary: Arc<Vocabulary>,
-    /// An event that was waited for before.
-    pending: Option<Event>,
-    prompt_tokens: u32,
+    reading: Reading,
+    /// Pieces that are made and not yet out.
+    ready: VecDeque<Delta>,
     deadline: Instant,
 }
 
@@ -279,43 +284,10 @@ impl Answering {
     /// The next piece with something in it.
     async fn next(&mut self) -> Result<Delta, Failure> {
         loop {
-            let event = match self.pending.take() {
-                Some(event) => event,
-                None => self.events.next().await?,
-            };
-            let delta = match event {
-                Event::Tokens(tokens) => self.push(tokens),
-                Event::Finished(finish) => self.finish(finish),
-            };
-            if !delta.text.is_empty() || !delta.logprobs.is_empty() || delta.finish.is_some() {
+            if let Some(delta) = self.ready.pop_front() {
                 return Ok(delta);
             }
-        }
-    }
-
-    fn push(&mut self, tokens: Tokens) -> Delta {
-        let text = self.text.as_mut().expect("nothing is asked for after the end");
-        let step = text.push(&tokens.ids);
-        let logprobs = logprobs::spelled(tokens, &self.vocabulary);
-        match step {
-            Step::Text(text) => Delta { text, logprobs, ..Delta::default() },
-            Step::Stopped { text: said, stop } => {
-                let usage =
-                    Usage { prompt_tokens: self.prompt_tokens, cached_tokens: 0, completion_tokens: text.received() };
-                let finish = Finish { reason: FinishReason::Stop, stop: Some(stop), usage };
-                Delta { text: said, logprobs, finish: Some(finish), ..Delta::default() }
-            }
-        }
-    }
-
-    fn finish(&mut self, finish: Finish) -> Delta {
-        let text = self.text.take().expect("nothing is asked for after the end");
-        match text.finish() {
-            Step::Text(text) => Delta { text, finish: Some(finish), ..Delta::default() },
-            Step::Stopped { text, stop } => {
-                let finish = Finish { reason: FinishReason::Stop, stop: Some(stop), ..finish };
-                Delta { text, finish: Some(finish), ..Delta::default() }
-            }
+            self.reading.read(self.events.next().await?, &mut self.ready);
         }
     }
 }

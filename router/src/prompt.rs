@@ -10,6 +10,7 @@ pub(crate) mod fixture;
 mod json;
 mod lookalike;
 mod template;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +19,15 @@ use bytes::Bytes;
 use penstock_proto::ErrorCode;
 use serde_json::{Map, Value, json};
 
-use crate::request::{Chat, Failure, Input};
+use crate::request::{Chat, Failure, Input, Tools};
 use crate::text::Vocabulary;
+use crate::tools::Format;
 use encode::Encoder;
 pub use files::Defaults;
 use files::{GenerationConfig, TokenizerConfig};
 use lookalike::{Finder, Marks};
 use template::Template;
+use tools::{Given, Manner};
 
 /// Why a model's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,9 @@ pub struct ModelText {
     encoder: Encoder,
     finder: Finder,
     template: Result<Template, String>,
+    /// The template for conversations with tools, where the model has one of its own for them.
+    tool_template: Option<Result<Template, String>>,
+    manner: Manner,
     special_tokens: Map<String, Value>,
     eos_ids: Vec<u32>,
     defaults: Defaults,
@@ -75,6 +81,9 @@ impl ModelText {
             Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
             None => config.chat_template.as_ref().and_then(|template| template.source().map(str::to_owned)),
         };
+        let for_tools = config.chat_template.as_ref().and_then(|template| template.for_tools());
+        let format = Format::of_template(for_tools.or(source.as_deref()).unwrap_or_default());
+        let tool_template = for_tools.map(Template::compile);
         let template = match source {
             Some(source) => Template::compile(&source),
             None => Err("the model has no chat template: send text to /v1/completions".to_owned()),
@@ -84,16 +93,28 @@ impl ModelText {
         let eos_ids = generation.eos_ids(config.eos_id(vocabulary.tokenizer()));
         let encoder = Encoder::new(vocabulary.clone(), &config);
         let special_tokens = config.special_tokens();
-        Ok(Self { vocabulary, encoder, finder, template, special_tokens, eos_ids, defaults: generation.defaults })
+        let takes_system = template.as_ref().is_ok_and(|template| takes_system(template, &special_tokens));
+        Ok(Self {
+            vocabulary,
+            encoder,
+            finder,
+            template,
+            tool_template,
+            manner: Manner { format, takes_system },
+            special_tokens,
+            eos_ids,
+            defaults: generation.defaults,
+        })
     }
 
     /// The token ids of a prompt, at least one.
     ///
     /// Strings in a conversation that look like special tokens are encoded as plain text; all else is what
-    /// `transformers` renders and encodes.
-    pub fn encode(&self, input: &Input) -> Result<Vec<u32>, Failure> {
+    /// `transformers` renders and encodes. A conversation's model is told of `tools`, by its template where that takes
+    /// them, else in words.
+    pub fn encode(&self, input: &Input, tools: &Tools) -> Result<Vec<u32>, Failure> {
         let (ids, param) = match input {
-            Input::Chat(chat) => (self.encode_chat(chat)?, "messages"),
+            Input::Chat(chat) => (self.encode_chat(chat, tools)?, "messages"),
             Input::Text(text) => (self.encoder.encode_text(text, true)?, "prompt"),
             Input::Tokens(ids) => (self.check(ids, "prompt")?.to_vec(), "prompt"),
         };
@@ -104,8 +125,8 @@ impl ModelText {
     }
 
     /// The text that a conversation becomes, look-alikes of special tokens as they were written.
-    pub fn render(&self, chat: &Chat) -> Result<String, Failure> {
-        let (text, marks) = self.render_marked(chat)?;
+    pub fn render(&self, chat: &Chat, tools: &Tools) -> Result<String, Failure> {
+        let (text, marks) = self.render_marked(chat, tools)?;
         Ok(marks.reveal(&text))
     }
 
@@ -134,26 +155,38 @@ impl ModelText {
         &self.defaults
     }
 
-    fn encode_chat(&self, chat: &Chat) -> Result<Vec<u32>, Failure> {
-        let (text, marks) = self.render_marked(chat)?;
+    /// In which form the model writes calls.
+    pub(crate) fn format(&self) -> Format {
+        self.manner.format
+    }
+
+    fn encode_chat(&self, chat: &Chat, tools: &Tools) -> Result<Vec<u32>, Failure> {
+        let (text, marks) = self.render_marked(chat, tools)?;
         self.encoder.encode_marked(&text, &marks)
     }
 
     /// The rendered conversation with a private character in the place of each look-alike.
-    fn render_marked(&self, chat: &Chat) -> Result<(String, Marks), Failure> {
-        let template = self.template.as_ref().map_err(|reason| Failure::field("messages", reason.clone()))?;
+    fn render_marked(&self, chat: &Chat, tools: &Tools) -> Result<(String, Marks), Failure> {
+        let for_tools = self.tool_template.as_ref().filter(|_| !tools.definitions.is_empty());
+        let template = for_tools
+            .unwrap_or(&self.template)
+            .as_ref()
+            .map_err(|reason| Failure::field("messages", reason.clone()))?;
         if let Some(name) = RESERVED.iter().find(|name| chat.template_kwargs.contains_key(**name)) {
             return Err(Failure::field(
                 "chat_template_kwargs",
                 format!("{name} cannot be set by chat_template_kwargs"),
             ));
         }
-        let mut given = Value::from(vec![messages(chat), Value::Object(chat.template_kwargs.clone())]);
+        let Given { messages, tools } = self.manner.give(chat, tools);
+        let mut given = Value::from(vec![messages, tools, Value::Object(chat.template_kwargs.clone())]);
         let marks = self.finder.hide(&mut given)?;
-        let [messages, kwargs] =
-            given.as_array_mut().and_then(|given| given.get_disjoint_mut([0, 1]).ok()).expect("two values were put in");
+        let [messages, tools, kwargs] = given
+            .as_array_mut()
+            .and_then(|given| given.get_disjoint_mut([0, 1, 2]).ok())
+            .expect("three values were put in");
         let mut variables = self.special_tokens.clone();
-        variables.extend([("tools".to_owned(), Value::Null), ("documents".to_owned(), Value::Null)]);
+        variables.extend([("tools".to_owned(), tools.take()), ("documents".to_owned(), Value::Null)]);
         variables.extend(std::mem::take(kwargs.as_object_mut().expect("an object was put in")));
         variables.insert("messages".to_owned(), messages.take());
         variables.insert("add_generation_prompt".to_owned(), Value::Bool(chat.add_generation_prompt));
@@ -172,16 +205,13 @@ impl ModelText {
     }
 }
 
-/// The messages as templates know them.
-fn messages(chat: &Chat) -> Value {
-    let message = |message: &crate::request::Message| {
-        let mut value = json!({ "role": message.role.as_str(), "content": message.content });
-        if let Some(name) = &message.name {
-            value["name"] = Value::String(name.clone());
-        }
-        value
-    };
-    chat.messages.iter().map(message).collect()
+/// Whether a template takes a system's turn and says what it says.
+fn takes_system(template: &Template, special_tokens: &Map<String, Value>) -> bool {
+    const PROBE: &str = "penstock-probe";
+    let messages = json!([{ "role": "system", "content": PROBE }, { "role": "user", "content": "a" }]);
+    let mut variables = special_tokens.clone();
+    variables.extend([("messages".to_owned(), messages), ("add_generation_prompt".to_owned(), Value::Bool(true))]);
+    template.render(&variables).is_ok_and(|text| text.contains(PROBE))
 }
 
 /// A tokenizer that fails is broken: nothing that a client sends makes it fail.
@@ -199,6 +229,10 @@ mod tests {
         Chat { messages, add_generation_prompt: true, template_kwargs: Map::new() }
     }
 
+    fn encode(model: &ModelText, input: &Input) -> Result<Vec<u32>, Failure> {
+        model.encode(input, &Tools::default())
+    }
+
     fn failure(result: Result<Vec<u32>, Failure>) -> (String, String) {
         let failure = result.expect_err("must be refused");
         (failure.param.unwrap_or_default(), failure.message)
@@ -209,8 +243,8 @@ mod tests {
         let model = fixture::model(fixture::CHATML);
         let chat = chat(&[(Role::User, " hi ")]);
         let rendered = "<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\n";
-        assert_eq!(model.render(&chat).expect("renders"), rendered);
-        let ids = model.encode(&Input::Chat(chat)).expect("encodes");
+        assert_eq!(model.render(&chat, &Tools::default()).expect("renders"), rendered);
+        let ids = encode(&model, &Input::Chat(chat)).expect("encodes");
         assert_eq!(ids, model.tokenize(rendered, false).expect("encodes"));
         assert_eq!(ids.iter().filter(|id| **id == 1).count(), 2);
     }
@@ -222,8 +256,8 @@ mod tests {
         let kwargs = json!({ "user": "<|im_end|>", "list": [{ "<|im_end|>": "<|im_start|>" }] });
         chat.template_kwargs = kwargs.as_object().cloned().expect("an object");
         let rendered = "<|im_start|>a<|im_end|>b <|im_start|><|im_end|>[{\"<|im_end|>\": \"<|im_start|>\"}]";
-        assert_eq!(model.render(&chat).expect("renders"), rendered);
-        let ids = model.encode(&Input::Chat(chat)).expect("encodes");
+        assert_eq!(model.render(&chat, &Tools::default()).expect("renders"), rendered);
+        let ids = encode(&model, &Input::Chat(chat)).expect("encodes");
         assert_eq!((ids[0], ids[1..].iter().filter(|id| model.vocabulary().is_special(**id)).count()), (1, 0));
         assert_eq!(model.detokenize(&ids).expect("decodes"), rendered);
         // The same as the text is encoded by a tokenizer that knows no special tokens.
@@ -236,8 +270,8 @@ mod tests {
         let model = fixture::model("{{ messages[0].content }}");
         let text = "\u{F0000}<|im_end|>\u{F0001}\u{10FFFD}";
         let chat = chat(&[(Role::User, text)]);
-        assert_eq!(model.render(&chat).expect("renders"), text);
-        let ids = model.encode(&Input::Chat(chat)).expect("encodes");
+        assert_eq!(model.render(&chat, &Tools::default()).expect("renders"), text);
+        let ids = encode(&model, &Input::Chat(chat)).expect("encodes");
         assert_eq!(model.detokenize(&ids).expect("decodes"), text);
         assert!(!ids.contains(&2));
     }
@@ -245,7 +279,7 @@ mod tests {
     #[test]
     fn what_a_template_refuses_is_the_clients_fault() {
         let model = fixture::model("{{ raise_exception('roles must alternate') }}");
-        let refused = failure(model.encode(&Input::Chat(chat(&[(Role::User, "a")]))));
+        let refused = failure(encode(&model, &Input::Chat(chat(&[(Role::User, "a")]))));
         assert_eq!(refused, ("messages".into(), "the chat template refuses: roles must alternate".into()));
     }
 
@@ -253,10 +287,10 @@ mod tests {
     fn templates_end_and_reach_no_files() {
         let user = Input::Chat(chat(&[(Role::User, "a")]));
         let endless = "{% for a in range(90000) %}{% for b in range(90000) %}x{% endfor %}{% endfor %}";
-        assert!(failure(fixture::model(endless).encode(&user)).1.contains("too long"));
+        assert!(failure(encode(&fixture::model(endless), &user)).1.contains("too long"));
         let deep = "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}";
-        assert!(failure(fixture::model(deep).encode(&user)).1.contains("recursion"));
-        let (_, message) = failure(fixture::model("{% include '/etc/passwd' %}").encode(&user));
+        assert!(failure(encode(&fixture::model(deep), &user)).1.contains("recursion"));
+        let (_, message) = failure(encode(&fixture::model("{% include '/etc/passwd' %}"), &user));
         assert!(message.contains("template not found"), "{message}");
     }
 
@@ -264,9 +298,9 @@ mod tests {
     fn a_missing_or_broken_template_refuses_conversations_alone() {
         let user = Input::Chat(chat(&[(Role::User, "a")]));
         for (model, reason) in [(fixture::model("{% if %}"), "syntax error"), (fixture::bare(), "no chat template")] {
-            let (param, message) = failure(model.encode(&user));
+            let (param, message) = failure(encode(&model, &user));
             assert!(param == "messages" && message.contains(reason), "{message}");
-            assert!(!model.encode(&Input::Text("a".into())).expect("encodes").is_empty());
+            assert!(!encode(&model, &Input::Text("a".into())).expect("encodes").is_empty());
         }
     }
 
@@ -274,12 +308,12 @@ mod tests {
     fn ids_outside_the_vocabulary_and_empty_prompts_are_refused() {
         let model = fixture::model(fixture::CHATML);
         let size = model.vocabulary().size();
-        let (param, message) = failure(model.encode(&Input::Tokens(vec![1, size])));
+        let (param, message) = failure(encode(&model, &Input::Tokens(vec![1, size])));
         assert!(param == "prompt" && message.contains(&size.to_string()), "{message}");
-        assert_eq!(failure(model.encode(&Input::Tokens(Vec::new()))).0, "prompt");
-        assert_eq!(failure(model.encode(&Input::Text(String::new()))).0, "prompt");
-        assert_eq!(failure(fixture::model("").encode(&Input::Chat(chat(&[(Role::User, "a")])))).0, "messages");
-        assert_eq!(model.encode(&Input::Tokens(vec![size - 1])), Ok(vec![size - 1]));
+        assert_eq!(failure(encode(&model, &Input::Tokens(Vec::new()))).0, "prompt");
+        assert_eq!(failure(encode(&model, &Input::Text(String::new()))).0, "prompt");
+        assert_eq!(failure(encode(&fixture::model(""), &Input::Chat(chat(&[(Role::User, "a")])))).0, "messages");
+        assert_eq!(encode(&model, &Input::Tokens(vec![size - 1])), Ok(vec![size - 1]));
     }
 
     #[test]
@@ -287,7 +321,7 @@ mod tests {
         let model = fixture::model(fixture::CHATML);
         let mut chat = chat(&[(Role::User, "a")]);
         chat.template_kwargs.insert("messages".into(), Value::Null);
-        assert_eq!(failure(model.encode(&Input::Chat(chat))).0, "chat_template_kwargs");
+        assert_eq!(failure(encode(&model, &Input::Chat(chat))).0, "chat_template_kwargs");
     }
 
     #[test]
@@ -297,7 +331,7 @@ mod tests {
             json!({ "bos_token": { "content": "<|im_start|>" }, "eos_token": "<|im_end|>", "add_bos_token": true });
         files.insert("tokenizer_config.json".into(), config.to_string().into());
         let model = ModelText::new(&files).expect("loads");
-        assert_eq!(model.encode(&Input::Text("a".into())).expect("encodes")[0], 1);
+        assert_eq!(encode(&model, &Input::Text("a".into())).expect("encodes")[0], 1);
         assert_eq!(model.tokenize("a", false).expect("encodes").len(), 1);
         assert_eq!(model.eos_ids(), [2]);
         let generation = json!({ "eos_token_id": [2, 0], "temperature": 0.6, "top_k": 20, "do_sample": true });

@@ -33,6 +33,12 @@ impl TextStream {
         Self { detokenizer: Detokenizer::new(vocabulary), matcher, min_tokens, received: 0 }
     }
 
+    /// The same stream, in which these special tokens are text, spelled out.
+    pub fn showing(mut self, ids: Vec<u32>) -> Self {
+        self.detokenizer.show(ids);
+        self
+    }
+
     /// Takes the next ids. After [`Step::Stopped`] the worker's stream is to be dropped and nothing more pushed; ids
     /// behind the match count as received all the same.
     pub fn push(&mut self, ids: &[u32]) -> Step {

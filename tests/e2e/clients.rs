@@ -25,6 +25,7 @@ fn the_official_openai_client_works_unchanged() {
     let up = Up::start(&[]);
     passes(&up, "test_openai.py");
     passes(&up, "test_responses.py");
+    passes(&up, "test_tools.py");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 The templates are the model's own (`own`) and those in templates/, written in the manner of the models whose names they
 bear. An entry of `rendered` is a text, or what raise_exception said. `ids` are those of the model's own template.
+`tool_conversations` are rendered by the templates that take tools, `tool_tokens`.
 """
 import json
 import pathlib
@@ -27,6 +28,12 @@ TOKENS = {
     "exercise": {"bos_token": "<s>", "eos_token": "</s>"},
 }
 
+TOOL_TOKENS = {
+    "tools-hermes": {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
+    "tools-llama3": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+    "tools-mistral": {"bos_token": "<s>", "eos_token": "</s>"},
+}
+
 
 def system(text, **more):
     return {"role": "system", "content": text, **more}
@@ -39,6 +46,37 @@ def user(text, **more):
 def assistant(text, **more):
     return {"role": "assistant", "content": text, **more}
 
+
+def function(name, description, **properties):
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def call(number, name, **arguments):
+    return {"type": "function", "id": f"abcdefgh{number}", "function": {"name": name, "arguments": arguments}}
+
+
+def calls(*made, text=""):
+    return {"role": "assistant", "content": text, "tool_calls": list(made)}
+
+
+def result(number, text):
+    return {"role": "tool", "content": text, "tool_call_id": f"abcdefgh{number}"}
+
+
+WEATHER = function("get_weather", "Tells the weather — 天气 <b>.", city={"type": "string", "description": "\"A\" city"}, days={"type": "integer", "minimum": 1, "default": 1.5})
+TIME = function("time", "The time.", zone={"enum": ["Europe/Oslo", "UTC", None, True]})
+
+# name, messages, tools.
+TOOL_CONVERSATIONS = [
+    ("told", [user("Weather?")], [WEATHER]),
+    ("told-two", [system("Be brief."), user("Weather?")], [TIME, WEATHER]),
+    ("not-told", [system("Be brief."), user("Hi"), assistant("Hello"), user("Bye")], None),
+    ("called", [user("Weather in Tromsø?"), calls(call(1, "get_weather", city="Tromsø", days=2)), result(1, '{"sky": "clear"}')], [WEATHER]),
+    ("called-with-text", [user("?"), calls(call(1, "time", zone=None), text="One moment."), result(1, "12:00"), assistant("Noon."), user("Thanks")], [TIME]),
+    ("called-twice", [user("?"), calls(call(1, "time", zone="UTC"), call(2, "get_weather", days=1.0, city="\n\"")), result(1, "1"), result(2, "2")], [WEATHER, TIME]),
+    ("called-and-not-told", [user("?"), calls(call(1, "time")), result(1, "1"), assistant("One."), user("Thanks")], None),
+]
 
 # name, messages, further fields: add_generation_prompt (else true), kwargs.
 CONVERSATIONS = [
@@ -94,7 +132,21 @@ for name, tokens in TOKENS.items():
         except jinja2.exceptions.TemplateError as error:
             rendered[name].append({"error": str(error)})
 
+tool_rendered = {}
+for name, tokens in TOOL_TOKENS.items():
+    template = (here / "templates" / f"{name}.jinja").read_text()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=hugging_face(sys.argv[1]), **tokens)
+    tool_rendered[name] = []
+    for _, messages, tools in TOOL_CONVERSATIONS:
+        try:
+            text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True, chat_template=template)
+            tool_rendered[name].append(text)
+        except jinja2.exceptions.TemplateError as error:
+            tool_rendered[name].append({"error": str(error)})
+
 conversations = [{"name": name, "messages": messages, **(more[0] if more else {})} for name, messages, *more in CONVERSATIONS]
-result = {"tokens": TOKENS, "conversations": conversations, "rendered": rendered, "ids": ids}
+tool_conversations = [{"name": name, "messages": messages, "tools": tools} for name, messages, tools in TOOL_CONVERSATIONS]
+tools = {"tool_tokens": TOOL_TOKENS, "tool_conversations": tool_conversations, "tool_rendered": tool_rendered}
+result = {"tokens": TOKENS, "conversations": conversations, "rendered": rendered, "ids": ids, **tools}
 (here / "templates.json").write_text(json.dumps(result, ensure_ascii=False, indent=0) + "\n")
 print(len(conversations), "conversations,", len(TOKENS), "templates,", sum(isinstance(r, dict) for all in rendered.values() for r in all), "refused")

@@ -1,7 +1,7 @@
 //! Rendered conversations against transformers' `apply_chat_template`.
 
 use penstock_router::prompt::ModelText;
-use penstock_router::request::{Chat, Input, Message, Role};
+use penstock_router::request::{Chat, Input, Message, Role, Tool, ToolCall, Tools};
 use serde_json::{Value, json};
 
 use super::tokenizer::text_side;
@@ -17,23 +17,68 @@ fn model(change: impl Fn(&str, &mut Value)) -> ModelText {
     ModelText::new(&changed.collect()).expect("the files are read")
 }
 
+/// The model with another template, and the special tokens that it writes.
+fn templated(name: &str, tokens: &Value) -> ModelText {
+    let source = String::from_utf8(golden(&format!("templates/{name}.jinja"))).expect("UTF-8");
+    model(|file, value| {
+        if file == "tokenizer_config.json" {
+            value["chat_template"] = json!(source);
+            value["bos_token"] = tokens["bos_token"].clone();
+            value["eos_token"] = tokens["eos_token"].clone();
+        }
+    })
+}
+
 fn chat(conversation: &Value) -> Chat {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let call = |call: &Value| ToolCall {
+        id: text(&call["id"]),
+        name: text(&call["function"]["name"]),
+        arguments: call["function"]["arguments"].to_string(),
+    };
     let message = |message: &Value| Message {
         role: match message["role"].as_str() {
             Some("system") => Role::System,
             Some("user") => Role::User,
             Some("assistant") => Role::Assistant,
+            Some("tool") => Role::Tool,
             other => panic!("no such role: {other:?}"),
         },
         name: message.get("name").map(text),
         content: text(&message["content"]),
+        tool_calls: message["tool_calls"].as_array().into_iter().flatten().map(call).collect(),
+        tool_call_id: message.get("tool_call_id").map(text),
     };
     Chat {
         messages: conversation["messages"].as_array().expect("a list").iter().map(message).collect(),
         add_generation_prompt: conversation["add_generation_prompt"].as_bool().unwrap_or(true),
         template_kwargs: conversation["kwargs"].as_object().cloned().unwrap_or_default(),
     }
+}
+
+fn tools(conversation: &Value) -> Tools {
+    let tool = |tool: &Value| Tool {
+        name: tool["function"]["name"].as_str().expect("text").to_owned(),
+        description: tool["function"]["description"].as_str().map(str::to_owned),
+        parameters: tool["function"]["parameters"].as_object().expect("an object").clone(),
+        strict: false,
+    };
+    let definitions = conversation["tools"].as_array().into_iter().flatten().map(tool).collect();
+    Tools { definitions, ..Tools::default() }
+}
+
+/// How a rendering differs from transformers', where it does.
+fn difference(model: &ModelText, conversation: &Value, expected: &Value) -> Option<String> {
+    let rendered = model.render(&chat(conversation), &tools(conversation));
+    let equal = match (&rendered, expected) {
+        (Ok(text), Value::String(expected)) => text == expected,
+        (Err(failure), refused) => {
+            let reason = refused["error"].as_str().unwrap_or("rendered");
+            failure.param.as_deref() == Some("messages") && failure.message.ends_with(reason)
+        }
+        (Ok(_), _) => false,
+    };
+    (!equal).then(|| format!("{}:\n  {rendered:?}\n  {expected}", conversation["name"]))
 }
 
 /// Whether a conversation holds special tokens of the model as text.
@@ -48,34 +93,30 @@ fn conversations_are_rendered_as_transformers_does() {
     assert!(conversations.len() >= 20);
     let mut wrong = Vec::new();
     for (name, tokens) in reference["tokens"].as_object().expect("an object") {
-        let source = (name != "own").then(|| golden(&format!("templates/{name}.jinja")));
-        let source = source.map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
-        let model = model(|file, value| {
-            if let ("tokenizer_config.json", Some(source)) = (file, &source) {
-                value["chat_template"] = json!(source);
-                value["bos_token"] = tokens["bos_token"].clone();
-                value["eos_token"] = tokens["eos_token"].clone();
-            }
-        });
-        for (conversation, expected) in
-            conversations.iter().zip(reference["rendered"][name].as_array().expect("a list"))
-        {
+        let model = if name == "own" { model(|_, _| {}) } else { templated(name, tokens) };
+        let expected = reference["rendered"][name].as_array().expect("a list");
+        for (conversation, expected) in conversations.iter().zip(expected) {
             // This template cuts and rewrites contents, which takes a look-alike for one character.
             if name == "exercise" && is_look_alike(conversation) {
                 continue;
             }
-            let rendered = model.render(&chat(conversation));
-            let equal = match (&rendered, expected) {
-                (Ok(text), Value::String(expected)) => text == expected,
-                (Err(failure), refused) => {
-                    let reason = refused["error"].as_str().unwrap_or("rendered");
-                    failure.param.as_deref() == Some("messages") && failure.message.ends_with(reason)
-                }
-                (Ok(_), _) => false,
-            };
-            if !equal {
-                wrong.push(format!("{name}, {}:\n  {rendered:?}\n  {expected}", conversation["name"]));
-            }
+            wrong.extend(difference(&model, conversation, expected).map(|found| format!("{name}, {found}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn templates_that_take_tools_get_them_as_from_transformers() {
+    let reference = golden_json("templates.json");
+    let conversations = reference["tool_conversations"].as_array().expect("a list");
+    let mut wrong = Vec::new();
+    for (name, tokens) in reference["tool_tokens"].as_object().expect("an object") {
+        let model = templated(name, tokens);
+        let expected = reference["tool_rendered"][name].as_array().expect("a list");
+        assert_eq!(expected.len(), conversations.len());
+        for (conversation, expected) in conversations.iter().zip(expected) {
+            wrong.extend(difference(&model, conversation, expected).map(|found| format!("{name}, {found}")));
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
@@ -88,7 +129,7 @@ fn the_models_own_template_gives_transformers_ids() {
     let conversations = reference["conversations"].as_array().expect("a list").iter();
     for (conversation, expected) in conversations.zip(reference["ids"].as_array().expect("a list")) {
         if !is_look_alike(conversation) {
-            assert_eq!(model.encode(&Input::Chat(chat(conversation))), Ok(ids(expected)), "{}", conversation["name"]);
+            assert_eq!(model.encode(&Input::Chat(chat(conversation)), &Tools::default()), Ok(ids(expected)), "{}", conversation["name"]);
         }
     }
 }
@@ -117,8 +158,8 @@ fn look_alikes_are_encoded_as_any_other_text() {
         }
         chat.messages.iter().for_each(|message| turn(&format!("{}\n{}", message.role.as_str(), message.content)));
         expected.extend([vec![IM_START], plain("assistant\n")].concat());
-        let rendered = model.render(&chat).expect("renders");
-        let encoded = model.encode(&Input::Chat(chat)).expect("encodes");
+        let rendered = model.render(&chat, &Tools::default()).expect("renders");
+        let encoded = model.encode(&Input::Chat(chat), &Tools::default()).expect("encodes");
         assert_eq!(encoded, expected, "{}", conversation["name"]);
         assert_eq!(model.detokenize(&encoded).expect("decodes"), rendered);
         seen += 1;

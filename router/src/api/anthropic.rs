@@ -83,7 +83,7 @@ impl Api {
         let asked = decode::count(&call.body, &mut notes.ignored)?;
         let model = self.dispatch.model(&asked.model)?;
         notes.target = Some(model.name.clone());
-        let input_tokens = self.dispatch.encode(&model.text, asked.input).await?.len();
+        let input_tokens = self.dispatch.encode(&model.text, asked.input, asked.tools).await?.len();
         let body = serde_json::to_vec(&Count { input_tokens }).expect("a number serialises");
         Ok(Reply::Json(StatusCode::OK, Bytes::from(body)))
     }

@@ -55,8 +55,9 @@ pub(super) fn role(path: &str, word: &str) -> Result<Role, Failure> {
         "system" | "developer" => Ok(Role::System),
         "user" => Ok(Role::User),
         "assistant" => Ok(Role::Assistant),
-        "tool" | "function" => Err(Failure::field(path, format!("{path} is {word}, which is not served"))),
-        _ => Err(Failure::field(path, format!("{path} must be system, developer, user or assistant"))),
+        "tool" => Ok(Role::Tool),
+        "function" => Err(Failure::field(path, format!("{path} is function, which is not served: use tool"))),
+        _ => Err(Failure::field(path, format!("{path} must be system, developer, user, assistant or tool"))),
     }
 }
 

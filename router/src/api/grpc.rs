@@ -2,6 +2,7 @@
 
 mod decode;
 mod serve;
+mod tools;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::head::{self, Head};
 use super::{Api, Notes, log, tell};
 use crate::fleet::Model;
 use crate::metrics::{Observation, Route};
-use crate::request::{Delta, Failure, FinishReason, RankedToken, TokenLogprob};
+use crate::request::{Delta, Failure, FinishReason, RankedToken, TokenLogprob, ToolCallDelta};
 
 pub(crate) use serve::Grpc;
 
@@ -173,5 +174,11 @@ fn piece(delta: Delta) -> wire::GenerateResponse {
         top: told.top.into_iter().map(ranked).collect(),
     };
     let logprobs = delta.logprobs.into_iter().map(logprob).collect();
-    wire::GenerateResponse { text: delta.text, finish_reason: reason.into(), usage, logprobs }
+    let tool_calls = delta.tool_calls.into_iter().map(piece_of_call).collect();
+    wire::GenerateResponse { text: delta.text, finish_reason: reason.into(), usage, logprobs, tool_calls }
+}
+
+fn piece_of_call(piece: ToolCallDelta) -> wire::ToolCallDelta {
+    let (id, name) = piece.start.map(|start| (start.id, start.name)).unwrap_or_default();
+    wire::ToolCallDelta { index: piece.index, id, name, arguments_json: piece.arguments }
 }

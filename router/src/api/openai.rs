@@ -1,5 +1,6 @@
 //! OpenAI's face: JSON bodies → [`Request`]s, pieces of answers → chunks or one body. Nothing behind it knows OpenAI.
 
+mod called;
 mod chat;
 mod choices;
 mod completion;
@@ -9,6 +10,7 @@ mod logprobs;
 mod models;
 pub(super) mod sampling;
 mod structure;
+mod tools;
 pub(super) mod unserved;
 
 use futures_util::StreamExt as _;
@@ -30,6 +32,7 @@ pub(super) struct Ask {
     /// So many choices of the answer each.
     inputs: Vec<Input>,
     choices: Choices,
+    tools: Tools,
     /// Whether the prompt stands before each choice.
     echo: bool,
     sampling: Sampling,
@@ -127,6 +130,7 @@ impl Api {
             id: call.head.id,
             model: model.name.clone(),
             choices,
+            choice: ask.tools.choice.clone(),
             logprobs: ask.sampling.top_logprobs.is_some(),
             prompts: if ask.echo {
                 ask.inputs.iter().map(|input| choices::echo(input, &model)).collect()
@@ -190,7 +194,7 @@ fn requests(ask: Ask, call: &Call<'_>) -> Vec<Request> {
         sampling: sampling.clone(),
         stop: ask.stop.clone(),
         constraint: constraint.clone(),
-        tools: Tools::default(),
+        tools: ask.tools.clone(),
     };
     ask.inputs.into_iter().enumerate().map(request).collect()
 }

@@ -105,8 +105,20 @@ impl ChatTemplates {
     pub(super) fn source(&self) -> Option<&str> {
         match self {
             Self::One(source) => Some(source),
+            Self::Named(_) => self.named("default"),
+        }
+    }
+
+    /// The template that conversations with tools have to themselves, where there is one.
+    pub(super) fn for_tools(&self) -> Option<&str> {
+        self.named("tool_use")
+    }
+
+    fn named(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::One(_) => None,
             Self::Named(templates) => {
-                templates.iter().find(|named| named.name == "default").map(|named| named.template.as_str())
+                templates.iter().find(|named| named.name == name).map(|named| named.template.as_str())
             }
         }
     }

@@ -46,6 +46,14 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     Ok(writer.out)
 }
 
+/// JSON as `tojson` writes it.
+pub(super) fn dumps(json: &serde_json::Value) -> String {
+    let [item, key] = [", ", ": "].map(str::to_owned);
+    let mut writer = Writer { out: String::new(), indent: None, item, key, ascii: false, sorted: false };
+    writer.write(&value(json), 0).expect("what is JSON can be written as JSON");
+    writer.out
+}
+
 struct Writer {
     out: String,
     /// A level's indentation, where items stand on lines of their own.

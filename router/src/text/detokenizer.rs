@@ -9,13 +9,16 @@ use super::vocabulary::Vocabulary;
 const WAIT: usize = 4;
 
 /// Turns one answer's ids into text as they come. Never gives out part of a character; bytes that are no character
-/// come out as U+FFFD, as in the one-shot decoding. Special tokens have no text.
+/// come out as U+FFFD, as in the one-shot decoding. Special tokens have no text, but for those that are to be
+/// shown.
 #[derive(Debug)]
 pub struct Detokenizer {
     vocabulary: Arc<Vocabulary>,
     /// The beginning of a character, where tokens are runs of bytes.
     pending: Vec<u8>,
     window: Window,
+    /// Special tokens that are spelled out.
+    shown: Vec<u32>,
 }
 
 /// The last tokens, where what a token spells depends on its neighbours.
@@ -30,11 +33,19 @@ struct Window {
 impl Detokenizer {
     /// A detokenizer at the beginning of an answer.
     pub fn new(vocabulary: Arc<Vocabulary>) -> Self {
-        Self { vocabulary, pending: Vec::new(), window: Window::default() }
+        Self { vocabulary, pending: Vec::new(), window: Window::default(), shown: Vec::new() }
+    }
+
+    /// Spells out these special tokens from here on.
+    pub(super) fn show(&mut self, ids: Vec<u32>) {
+        self.shown = ids;
     }
 
     /// Takes the next id and gives the text that it completes, perhaps none.
     pub fn push(&mut self, id: u32) -> String {
+        if self.shown.contains(&id) {
+            return self.finish() + &self.vocabulary.decode_with_special(&[id]);
+        }
         if self.vocabulary.is_special(id) || id >= self.vocabulary.size() {
             return String::new();
         }
@@ -47,7 +58,7 @@ impl Detokenizer {
         }
     }
 
-    /// The answer has ended: what is left of it.
+    /// No more of this text is to come: what is left of it.
     pub fn finish(&mut self) -> String {
         let rest = String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned();
         rest + &self.window.take(&self.vocabulary)

@@ -47,6 +47,11 @@ impl Vocabulary {
         self.special.contains(&id)
     }
 
+    /// The id of the special token that is spelled so.
+    pub(crate) fn special(&self, text: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(text).filter(|id| self.is_special(*id))
+    }
+
     /// The text of all ids at once, special tokens left out; ids that nothing stands for have no text.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.tokenizer.decode(ids, true).unwrap_or_default()

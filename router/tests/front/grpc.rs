@@ -31,7 +31,7 @@ async fn client(front: &Front) -> InferenceClient<Channel> {
 }
 
 fn hello() -> GenerateRequest {
-    let message = Message { role: "user".to_owned(), content: "hi".to_owned(), name: String::new() };
+    let message = Message { role: "user".to_owned(), content: "hi".to_owned(), ..Message::default() };
     let chat = Chat { messages: vec![message], ..Chat::default() };
     GenerateRequest { model: MODEL.to_owned(), input: Some(Input::Chat(chat)), ..GenerateRequest::default() }
 }

@@ -13,4 +13,5 @@ mod spec;
 mod sse;
 mod structure;
 mod support;
+mod tools;
 mod workers;

@@ -3,12 +3,17 @@
 use penstock_proto::inference as wire;
 use penstock_proto::{DataClass, ModelName, Priority, TenantName};
 
+use super::tools;
 use crate::api::bounds::{self, Range};
+use crate::api::calling::Calls;
 use crate::api::head::Head;
-use crate::request::{Chat, Constraint, Failure, Input, Message, Request, Sampling, Stop, Tools};
+use crate::request::{Chat, Constraint, Failure, Input, Message, Request, Sampling, Stop};
 
 /// The request of a message under its head.
 pub(super) fn request(message: wire::GenerateRequest, head: &Head, tenant: TenantName) -> Result<Request, Failure> {
+    if !message.tools.is_empty() && !matches!(message.input, Some(wire::generate_request::Input::Chat(_))) {
+        return Err(Failure::field("tools", "tools are for a chat"));
+    }
     let class = class(message.class)?.map_or(head.class, |class| head.class.max(class));
     Ok(Request {
         id: head.id,
@@ -21,7 +26,7 @@ pub(super) fn request(message: wire::GenerateRequest, head: &Head, tenant: Tenan
         sampling: sampling(message.sampling.unwrap_or_default())?,
         stop: stop(message.stop, message.include_stop)?,
         constraint: message.constraint.map(constraint).transpose()?,
-        tools: Tools::default(),
+        tools: tools::decode(message.tools, message.tool_choice, message.single_tool_call)?,
     })
 }
 
@@ -56,10 +61,14 @@ fn conversation(chat: wire::Chat) -> Result<Chat, Failure> {
     if chat.messages.is_empty() {
         return Err(Failure::field("messages", "messages must have at least one message"));
     }
+    let mut calls = Calls::default();
     let messages = chat.messages.into_iter().enumerate().map(|(at, message)| {
-        let role = bounds::role(&format!("messages[{at}].role"), &message.role)?;
+        let path = format!("messages[{at}]");
+        let role = bounds::role(&format!("{path}.role"), &message.role)?;
         let name = (!message.name.is_empty()).then_some(message.name);
-        Ok(Message { name, ..Message::new(role, message.content) })
+        let tool_calls = tools::calls(&path, role, message.tool_calls, &mut calls)?;
+        let tool_call_id = tools::answered(&path, role, message.tool_call_id, &calls)?;
+        Ok(Message { name, tool_calls, tool_call_id, ..Message::new(role, message.content) })
     });
     Ok(Chat {
         messages: messages.collect::<Result<_, Failure>>()?,
@@ -125,7 +134,7 @@ fn stop(texts: Vec<String>, include: bool) -> Result<Stop, Failure> {
     Ok(Stop { texts: texts.collect::<Result<_, _>>()?, include })
 }
 
-fn at_most(name: &str, count: usize, most: usize) -> Result<(), Failure> {
+pub(super) fn at_most(name: &str, count: usize, most: usize) -> Result<(), Failure> {
     if count > most {
         return Err(Failure::field(name, format!("{name} must have at most {most} items, not {count}")));
     }
@@ -220,6 +229,7 @@ mod tests {
         assert_eq!(param(text(|it| it.priority = 9)), "priority");
         assert_eq!(param(text(|it| it.model = String::new())), "model");
         assert_eq!(param(text(|it| it.input = None)), "input");
+        assert_eq!(param(text(|it| it.tools = vec![wire::Tool::default()])), "tools");
     }
 
     #[tokio::test]

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{Ask, Choices, delivery, logprobs, model, sampling, structure, unserved};
+use super::{Ask, Choices, delivery, logprobs, model, sampling, structure, tools, unserved};
 use crate::api::bounds::{self, KWARGS_BYTES, MESSAGES};
+use crate::api::calling::Calls;
 use crate::api::json::{Field, Object};
 use crate::request::{Chat, Failure, Input, Message, Role};
 
@@ -14,6 +15,7 @@ const PARTS: usize = 1000;
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Ask, Failure> {
     let model = model(object)?;
     let chat = chat(object, ignored)?;
+    let tools = tools::decode(object, ignored)?;
     let (mut sampling, max_tokens_name) = sampling::decode(object, &["max_completion_tokens", "max_tokens"])?;
     sampling.top_logprobs = logprobs::of_chat(object)?;
     let choices = Choices::of_chat(object)?;
@@ -24,13 +26,15 @@ pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Resu
     unserved::check(object, unserved::CHAT)?;
     unserved::ABOUT.iter().for_each(|name| drop(object.take(name)));
     let inputs = vec![Input::Chat(chat)];
-    Ok(Ask { model, inputs, choices, echo: false, sampling, stop, constraint, delivery, max_tokens_name })
+    Ok(Ask { model, inputs, choices, tools, echo: false, sampling, stop, constraint, delivery, max_tokens_name })
 }
 
 /// The conversation of a body.
 pub(super) fn chat(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Chat, Failure> {
     let field = object.need("messages")?;
-    let messages = field.items(MESSAGES)?.iter().map(|item| message(item, ignored)).collect::<Result<Vec<_>, _>>()?;
+    let mut calls = Calls::default();
+    let message = |item| message(item, &mut calls, ignored);
+    let messages = field.items(MESSAGES)?.iter().map(message).collect::<Result<Vec<_>, _>>()?;
     if messages.is_empty() {
         return Err(field.refuse("must have at least one message"));
     }
@@ -39,7 +43,7 @@ pub(super) fn chat(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result
     Ok(Chat { messages, add_generation_prompt: prompt.unwrap_or(true), template_kwargs: kwargs.unwrap_or_default() })
 }
 
-fn message(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Message, Failure> {
+fn message(field: &Field<'_>, calls: &mut Calls, ignored: &mut Vec<String>) -> Result<Message, Failure> {
     let mut object = field.object()?;
     let role = object.need("role")?;
     let role = bounds::role(role.path(), &role.string()?)?;
@@ -53,8 +57,17 @@ fn message(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Message, Fail
         }
     };
     let name = object.take("name").map(|field| field.string()).transpose()?;
+    let tool_calls = match (object.take("tool_calls"), role) {
+        (Some(field), Role::Assistant) => tools::calls(&field, calls, ignored)?,
+        (Some(field), Role::System | Role::User | Role::Tool) => return Err(field.refuse("is the assistant's alone")),
+        (None, _) => Vec::new(),
+    };
+    let tool_call_id = match role {
+        Role::Tool => Some(calls.answer(&object.need("tool_call_id")?)?),
+        Role::System | Role::User | Role::Assistant => None,
+    };
     ignored.extend(object.left());
-    Ok(Message { name, ..Message::new(role, content) })
+    Ok(Message { name, tool_calls, tool_call_id, ..Message::new(role, content) })
 }
 
 /// A string, or parts of text with line ends between them, as vLLM joins them.
@@ -98,6 +111,7 @@ fn kwargs(field: &Field<'_>) -> Result<Map<String, Value>, Failure> {
 mod tests {
     use super::*;
     use crate::api::openai::Delivery;
+    use crate::request::ToolCall;
 
     fn decoded(json: &str) -> Result<(Ask, Vec<String>), Failure> {
         let mut ignored = Vec::new();
@@ -142,17 +156,44 @@ mod tests {
             (r#"["hi"]"#, "messages[0]"),
             (r#"[{"content":"hi"}]"#, "messages[0].role"),
             (r#"[{"role":"wizard","content":"hi"}]"#, "messages[0].role"),
-            (r#"[{"role":"tool","content":"hi"}]"#, "messages[0].role"),
+            (r#"[{"role":"function","name":"f","content":"hi"}]"#, "messages[0].role"),
+            (r#"[{"role":"tool","content":"hi"}]"#, "messages[0].tool_call_id"),
+            (r#"[{"role":"tool","tool_call_id":"a","content":"hi"}]"#, "messages[0].tool_call_id"),
+            (r#"[{"role":"user","tool_calls":[],"content":"hi"}]"#, "messages[0].tool_calls"),
+            (r#"[{"role":"assistant","function_call":{}}]"#, "messages[0].function_call"),
             (r#"[{"role":"user","content":"hi"},{"role":"user","content":5}]"#, "messages[1].content"),
             (r#"[{"role":"user","content":null}]"#, "messages[0].content"),
             (r#"[{"role":"user"}]"#, "messages[0].content"),
             (r#"[{"role":"user","content":[]}]"#, "messages[0].content"),
             (r#"[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]"#, "messages[0].content[0].type"),
             (r#"[{"role":"user","content":[{"type":"text"}]}]"#, "messages[0].content[0].text"),
-            (r#"[{"role":"assistant","content":"","tool_calls":[{}]}]"#, "messages[0].tool_calls"),
+            (r#"[{"role":"assistant","content":"","tool_calls":[{}]}]"#, "messages[0].tool_calls[0].id"),
         ] {
             assert_eq!(with(messages).unwrap_err().param.as_deref(), Some(param), "{messages}");
         }
+    }
+
+    #[test]
+    fn calls_come_before_their_results() {
+        let call = |id: &str, more: &str| {
+            format!(r#"{{"id":"{id}","type":"function","function":{{"name":"f","arguments":"{{}}"}}{more}}}"#)
+        };
+        let turns = |calls: &str, id: &str| {
+            with(&format!(
+                r#"[{{"role":"assistant","content":null,"tool_calls":[{calls}]}},
+                    {{"role":"tool","tool_call_id":"{id}","content":"sunny"}}]"#
+            ))
+        };
+        let messages = turns(&[call("a", r#","index":0"#), call("b", "")].join(","), "b").unwrap();
+        let made = |id: &str| ToolCall { id: id.to_owned(), name: "f".to_owned(), arguments: "{}".to_owned() };
+        assert_eq!(messages[0].tool_calls, [made("a"), made("b")]);
+        let answer = Message { tool_call_id: Some("b".to_owned()), ..Message::new(Role::Tool, "sunny") };
+        assert_eq!(messages[1], answer);
+        let param = |result: Result<Vec<Message>, Failure>| result.unwrap_err().param.unwrap();
+        assert_eq!(param(turns(&call("a", ""), "c")), "messages[1].tool_call_id");
+        assert_eq!(param(turns(&[call("a", ""), call("a", "")].join(","), "a")), "messages[0].tool_calls[1].id");
+        let custom = r#"{"id":"a","type":"custom","custom":{"name":"f","input":""}}"#;
+        assert_eq!(param(turns(custom, "a")), "messages[0].tool_calls[0].type");
     }
 
     #[test]

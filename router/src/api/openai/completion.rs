@@ -2,7 +2,7 @@
 
 use super::{Ask, Choices, delivery, logprobs, model, sampling, structure, unserved};
 use crate::api::json::{Field, Object};
-use crate::request::{Failure, Input};
+use crate::request::{Failure, Input, Tools};
 
 /// Prompts of one body.
 const PROMPTS: usize = 32;
@@ -31,7 +31,8 @@ pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Resu
     unserved::check(object, unserved::COMMON)?;
     unserved::check(object, unserved::COMPLETION)?;
     unserved::ABOUT.iter().for_each(|name| drop(object.take(name)));
-    Ok(Ask { model, inputs, choices, echo, sampling, stop, constraint, delivery, max_tokens_name })
+    let tools = Tools::default();
+    Ok(Ask { model, inputs, choices, tools, echo, sampling, stop, constraint, delivery, max_tokens_name })
 }
 
 /// A text, texts, token ids, or several arrays of token ids.

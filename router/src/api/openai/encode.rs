@@ -5,11 +5,12 @@ use futures_util::{FutureExt as _, Stream, stream};
 use penstock_proto::{ModelName, RequestId};
 use serde::Serialize;
 
+use super::called::{self, Called};
 use super::choices::{self, Choices};
 use super::logprobs::Logprobs;
 use super::{Kind, render_error};
 use crate::api::answers::Answers;
-use crate::request::{Delta, Failure, FinishReason, TokenLogprob, Usage};
+use crate::request::{Delta, Failure, FinishReason, TokenLogprob, ToolCall, ToolChoice, Usage};
 
 /// Pieces that go out together where they are there together.
 const TOGETHER: usize = 32;
@@ -20,6 +21,8 @@ pub(super) struct Shape {
     pub(super) id: RequestId,
     pub(super) model: ModelName,
     pub(super) choices: Choices,
+    /// Which tools were to be called.
+    pub(super) choice: ToolChoice,
     /// Whether log-probabilities are told.
     pub(super) logprobs: bool,
     /// What stands before the choices of each prompt; empty where nothing does.
@@ -69,11 +72,21 @@ impl Choice<'_> {
 struct Turn<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    /// Left out, or null where an answer is nothing but calls.
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
+    content: Option<Option<&'a str>>,
     /// Left out or null: nothing here refuses in OpenAI's sense.
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<Option<()>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Called<'a>>,
+}
+
+impl<'a> Turn<'a> {
+    /// The assistant's.
+    fn assistant(content: Option<&'a str>) -> Self {
+        Self { role: Some("assistant"), content: Some(content), refusal: Some(None), tool_calls: Vec::new() }
+    }
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -90,9 +103,10 @@ struct PromptTokens {
 }
 
 /// A choice that is put together.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Whole {
     text: String,
+    calls: Vec<ToolCall>,
     logprobs: Vec<TokenLogprob>,
     finish: Option<FinishReason>,
 }
@@ -106,6 +120,16 @@ impl Shape {
         };
         let id = format!("{prefix}-{}", self.id);
         Begun { shape: self, id, created: penstock_proto::time::unix_now().as_secs() }
+    }
+
+    fn word(&self, reason: FinishReason) -> &'static str {
+        match (reason, &self.choice) {
+            (FinishReason::Stop, _) => "stop",
+            (FinishReason::Length, _) => "length",
+            // For OpenAI, a call that was asked for by name is the answer, not a reason to end it.
+            (FinishReason::ToolCalls, ToolChoice::Named(_)) => "stop",
+            (FinishReason::ToolCalls, ToolChoice::Auto | ToolChoice::None | ToolChoice::Required) => "tool_calls",
+        }
     }
 
     /// What stands before a choice.
@@ -138,13 +162,14 @@ impl Shape {
 impl Begun {
     /// The answer as one body.
     pub(super) async fn fold(self, mut answers: Answers) -> Result<Bytes, Failure> {
-        let begin = |index| Whole { text: self.shape.before(index).to_owned(), logprobs: Vec::new(), finish: None };
+        let begin = |index| Whole { text: self.shape.before(index).to_owned(), ..Whole::default() };
         let mut made: Vec<Whole> = (0..answers.open()).map(begin).collect();
         let mut usage = Usage::default();
         while let Some(next) = answers.next().await {
             let (index, delta) = next?;
             let whole = &mut made[index];
             whole.text.push_str(&delta.text);
+            called::add(&mut whole.calls, delta.tool_calls);
             whole.logprobs.extend(delta.logprobs);
             if let Some(ended) = delta.finish {
                 whole.finish = Some(ended.reason);
@@ -186,19 +211,25 @@ impl Begun {
     }
 
     fn whole<'a>(&self, index: usize, whole: &'a Whole) -> Choice<'a> {
-        let text = whole.text.as_str();
-        let turn = || Turn { role: Some("assistant"), content: Some(text), refusal: Some(None) };
         let (message, text) = match self.shape.kind {
-            Kind::Chat => (Some(turn()), None),
-            Kind::Completion => (None, Some(text)),
+            Kind::Chat => (Some(whole.turn()), None),
+            Kind::Completion => (None, Some(whole.text.as_str())),
         };
         let logprobs = self.logprobs(&whole.logprobs, &mut 0);
-        Choice { index, delta: None, message, text, logprobs, finish_reason: whole.finish.map(word) }
+        let finish_reason = whole.finish.map(|reason| self.shape.word(reason));
+        Choice { index, delta: None, message, text, logprobs, finish_reason }
     }
 
     /// Those that are told of tokens after `offset` characters.
     fn logprobs(&self, tokens: &[TokenLogprob], offset: &mut usize) -> Option<Logprobs> {
         self.shape.logprobs.then(|| Logprobs::new(self.shape.kind, tokens, offset))
+    }
+}
+
+impl Whole {
+    fn turn(&self) -> Turn<'_> {
+        let content = Some(self.text.as_str()).filter(|text| !text.is_empty() || self.calls.is_empty());
+        Turn { tool_calls: self.calls.iter().map(Called::whole).collect(), ..Turn::assistant(content) }
     }
 }
 
@@ -240,7 +271,7 @@ impl Events {
     }
 
     fn delta(&mut self, out: &mut BytesMut, index: usize, delta: &Delta) {
-        let reason = delta.finish.as_ref().map(|finish| word(finish.reason));
+        let reason = delta.finish.as_ref().map(|finish| self.shape.shape.word(finish.reason));
         let begins = !std::mem::replace(&mut self.begun[index], true);
         let logprobs = match delta.logprobs.is_empty() {
             true => None,
@@ -250,12 +281,16 @@ impl Events {
         match self.shape.shape.kind {
             Kind::Chat => {
                 if begins {
-                    let first = Turn { role: Some("assistant"), content: Some(""), refusal: Some(None) };
-                    self.chunk(out, &[turn(first)], None);
+                    let content = (!delta.text.is_empty() || delta.tool_calls.is_empty()).then_some("");
+                    self.chunk(out, &[turn(Turn::assistant(content))], None);
                 }
                 if !delta.text.is_empty() || logprobs.is_some() {
-                    let said = turn(Turn { content: Some(&delta.text), ..Turn::default() });
+                    let said = turn(Turn { content: Some(Some(&delta.text)), ..Turn::default() });
                     self.chunk(out, &[Choice { logprobs, ..said }], None);
+                }
+                for piece in &delta.tool_calls {
+                    let tool_calls = vec![Called::piece(piece)];
+                    self.chunk(out, &[turn(Turn { tool_calls, ..Turn::default() })], None);
                 }
                 if reason.is_some() {
                     self.chunk(out, &[Choice { finish_reason: reason, ..turn(Turn::default()) }], None);
@@ -298,14 +333,6 @@ fn event(out: &mut BytesMut, data: &[u8]) {
     out.put_slice(b"data: ");
     out.put_slice(data);
     out.put_slice(b"\n\n");
-}
-
-fn word(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::ToolCalls => "tool_calls",
-    }
 }
 
 fn tokens(usage: Usage) -> Tokens {

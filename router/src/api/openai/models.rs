@@ -6,7 +6,7 @@ use penstock_proto::{ErrorCode, ModelName};
 use serde::Serialize;
 
 use super::chat::chat;
-use super::{model, unserved};
+use super::{model, tools, unserved};
 use crate::api::json::{Field, Object};
 use crate::api::{Notes, Reply};
 use crate::dispatch::Dispatch;
@@ -73,7 +73,7 @@ fn card(model: &Model) -> Card {
     }
 }
 
-/// `POST /v1/tokenize`: a prompt or messages.
+/// `POST /v1/tokenize`: a prompt, or messages with their tools.
 pub(super) async fn tokenize(dispatch: &Dispatch, body: &[u8], notes: &mut Notes) -> Result<Reply, Failure> {
     let mut object = Object::body(body)?;
     let model = dispatch.model(&model(&mut object)?)?;
@@ -91,7 +91,8 @@ pub(super) async fn tokenize(dispatch: &Dispatch, body: &[u8], notes: &mut Notes
                 return Err(field.refuse("is for a prompt: a chat template writes its special tokens itself"));
             }
             let chat = chat(&mut object, &mut notes.ignored)?;
-            dispatch.encode(&model.text, Input::Chat(chat)).await?
+            let tools = tools::decode(&mut object, &mut notes.ignored)?;
+            dispatch.encode(&model.text, Input::Chat(chat), tools).await?
         }
     };
     notes.ignored.extend(object.left());

@@ -26,9 +26,6 @@ pub(in crate::api) const COMMON: &[Unserved] = &[
 
 /// Of chat completions.
 pub(in crate::api) const CHAT: &[Unserved] = &[
-    ("tools", &["[]"]),
-    ("tool_choice", &[r#""none""#, r#""auto""#]),
-    ("parallel_tool_calls", &["true", "false"]),
     ("functions", &["[]"]),
     ("function_call", &[r#""none""#, r#""auto""#]),
     ("best_of", &["1"]),
@@ -52,14 +49,8 @@ pub(in crate::api) const COMPLETION: &[Unserved] =
     &[("suffix", &[r#""""#]), ("prompt_embeds", &[]), ("add_special_tokens", &["true"])];
 
 /// Of a message.
-pub(in crate::api) const MESSAGE: &[Unserved] = &[
-    ("tool_calls", &["[]"]),
-    ("function_call", &[]),
-    ("tool_call_id", &[]),
-    ("audio", &[]),
-    ("refusal", &[]),
-    ("annotations", &["[]"]),
-];
+pub(in crate::api) const MESSAGE: &[Unserved] =
+    &[("function_call", &[]), ("audio", &[]), ("refusal", &[]), ("annotations", &["[]"])];
 
 /// Fields that say who asks and what for: they change no answer, and nothing is kept of them.
 pub(in crate::api) const ABOUT: &[&str] = &[
@@ -102,14 +93,14 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_is_let_through() {
-        let json = r#"{"tools":[ ],"tool_choice":"none","modalities":[ "text" ],"prediction":null,"store":false}"#;
+        let json = r#"{"functions":[ ],"function_call":"none","modalities":[ "text" ],"prediction":null,"store":false}"#;
         assert_eq!(check_all(json), Ok(()));
     }
 
     #[test]
     fn what_asks_for_something_is_refused_by_name() {
         for (name, json) in [
-            ("tools", r#"{"tools":[{"type":"function"}]}"#),
+            ("functions", r#"{"functions":[{"name":"f"}]}"#),
             ("best_of", r#"{"best_of":2}"#),
             ("best_of", r#"{"best_of":"1"}"#),
             ("echo", r#"{"echo":true}"#),
