@@ -117,7 +117,7 @@ def test_a_call_streams_its_json(client):
         model=MODEL,
         max_tokens=200,
         tools=[WEATHER],
-        tool_choice={"type": "any"},
+        tool_choice={"type": "any", "disable_parallel_tool_use": True},
         messages=[{"role": "user", "content": "What is the weather in Rome?"}],
         **GREEDY,
     ) as stream:

@@ -4,9 +4,10 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde_json::json;
 
-use super::shape::{Shape, Status, ended, part, tokens};
+use super::shape::{Shape, Status, ended, part};
 use crate::api::blocks::{Block, Blocks, Progress};
 use crate::api::events::{self, Encode};
+use crate::api::openai::logprobs::chosen;
 use crate::request::{Delta, Failure};
 
 /// An answer on its way out as events.
@@ -96,7 +97,7 @@ impl Numbered {
             Progress::Text { text, logprobs } => {
                 let delta = json!({
                     "item_id": item_id, "output_index": at, "content_index": 0,
-                    "delta": text, "logprobs": tokens(logprobs),
+                    "delta": text, "logprobs": chosen(logprobs),
                 });
                 self.write(out, "response.output_text.delta", &delta);
             }

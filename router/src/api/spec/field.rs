@@ -20,6 +20,8 @@ pub(super) enum Type {
     Word(&'static [&'static str]),
     /// At most so many, where there is a limit.
     List(&'static Type, Option<usize>),
+    /// At least one, at most so many.
+    Several(&'static Type, Option<usize>),
     /// Any names, values of one type.
     Map(&'static Type),
     /// A JSON object whose fields are its own matter: a schema, arguments.
@@ -120,6 +122,8 @@ impl fmt::Display for Type {
             Self::Word(words) => write!(f, "`{}`", words.join("`, `")),
             Self::List(of, None) => write!(f, "array of ({of})"),
             Self::List(of, Some(most)) => write!(f, "array of at most {most} of ({of})"),
+            Self::Several(of, None) => write!(f, "array of at least one ({of})"),
+            Self::Several(of, Some(most)) => write!(f, "array of 1 to {most} of ({of})"),
             Self::Map(of) => write!(f, "object of ({of})"),
             Self::Free => f.write_str("object"),
             Self::Object(fields) => {
