@@ -31,6 +31,12 @@ struct Event<'a, T> {
     rest: &'a T,
 }
 
+/// Not by way of a JSON value, in which a temperature of 0.6 has the digits of its f64.
+#[derive(Serialize)]
+struct Carrying<T> {
+    response: T,
+}
+
 impl Events {
     pub(super) fn new(shape: Shape) -> Self {
         Self { shape, blocks: Blocks::default(), numbered: Numbered::default() }
@@ -38,7 +44,7 @@ impl Events {
 
     fn response(&mut self, out: &mut BytesMut, name: &'static str, status: &Status<'_>) {
         let response = self.shape.body(self.blocks.all(), status);
-        self.numbered.write(out, name, &json!({"response": response}));
+        self.numbered.write(out, name, &Carrying { response });
     }
 }
 
