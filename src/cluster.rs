@@ -71,7 +71,7 @@ impl ClusterArgs {
 }
 
 /// Whether anybody on the way to an address could read along.
-fn is_exposed(url: &str) -> bool {
+pub(crate) fn is_exposed(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return false };
     let authority = rest.split('/').next().unwrap_or_default();
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);

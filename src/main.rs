@@ -1,5 +1,6 @@
 //! `penstock`: the command line. It parses, calls a crate and prints; no logic lives here.
 
+mod admin;
 mod bench;
 mod chat;
 mod cluster;
@@ -29,6 +30,7 @@ Examples:
   penstock up                                   serve the default model on 127.0.0.1:8080
   penstock chat 'What is the capital of France?'
   penstock model pull smollm2-135m
+  penstock status                               the workers of a cluster, and what is wrong with them
 
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 not reachable.
 Every flag may also come from the environment: --http is PENSTOCK_HTTP.";
@@ -71,6 +73,12 @@ enum Command {
     Router(Box<router::RouterArgs>),
     /// Runs one engine of a cluster
     Worker(Box<worker::WorkerArgs>),
+    /// Lists a cluster's workers: who takes work, how much each has, what is wrong
+    Status(admin::StatusArgs),
+    /// Gives a worker no new work, and waits until nothing is in flight on it
+    Drain(admin::WorkerArgs),
+    /// Gives a drained worker work again
+    Undrain(admin::WorkerArgs),
     /// Talks to a model in the terminal
     Chat(chat::ChatArgs),
     /// Sends load to an OpenAI endpoint and says what its clients would have felt
@@ -84,6 +92,11 @@ impl Global {
     /// Where model files and state live.
     fn data_dir(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(penstock_worker::config::default_data_dir)
+    }
+
+    /// Where a router keeps the key of its admin port.
+    fn admin_key_file(&self) -> PathBuf {
+        self.data_dir().join("admin.key")
     }
 }
 
@@ -110,8 +123,11 @@ fn run(cli: Cli) -> Result<(), Fault> {
     runtime.block_on(async {
         match cli.command {
             Command::Up(args) => up::run(*args, &cli.global).await,
-            Command::Router(args) => router::run(*args).await,
+            Command::Router(args) => router::run(*args, &cli.global).await,
             Command::Worker(args) => worker::run(*args, &cli.global).await,
+            Command::Status(args) => admin::status(args, &cli.global).await,
+            Command::Drain(args) => admin::drain(args, &cli.global).await,
+            Command::Undrain(args) => admin::undrain(args, &cli.global).await,
             Command::Chat(args) => chat::run(args).await,
             Command::Bench(args) => bench::run(args, cli.global.output).await,
             Command::Model(command) => model::run(command, &cli.global).await,

@@ -2,18 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use penstock_router::{Balance, Error, Router, ServerError};
+use futures_util::StreamExt as _;
+use penstock_cluster::Membership;
+use penstock_router::{AdminKey, Balance, Error, KeyError, Router, ServerError, Tcp, Workers};
 use prometheus::Registry;
 use serde::Serialize;
 
 use crate::cluster::ClusterArgs;
 use crate::fault::Fault;
 use crate::process::{Ends, start_ops, write_ready_file};
-use crate::tls::TlsArgs;
-use crate::{output, units};
+use crate::tls::{IdentityArgs, TlsArgs};
+use crate::{Global, output, units};
 
 /// What a front door takes, in a cluster or not; `up` and `router` share it.
 #[derive(Args)]
@@ -25,12 +28,18 @@ pub(crate) struct FrontArgs {
     /// Where penstock.v1.Inference listens, with health and reflection
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051", env = "PENSTOCK_GRPC")]
     pub(crate) grpc: SocketAddr,
+    /// Where penstock.v1.Admin listens, with health and reflection; `penstock status` and `drain` call it
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081", env = "PENSTOCK_ADMIN")]
+    pub(crate) admin: SocketAddr,
     /// Where /metrics, /healthz and /readyz listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464", env = "PENSTOCK_OPS")]
     pub(crate) ops: SocketAddr,
     /// Serves without keys off loopback, and talks plaintext there: to anybody who reaches the address
     #[arg(long, env = "PENSTOCK_INSECURE")]
     pub(crate) insecure: bool,
+    /// Asks clients of --http, --grpc and --admin for certificates from these authorities, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "PENSTOCK_TLS_CLIENT_CA")]
+    tls_client_ca: Option<PathBuf>,
     /// Writes the chosen addresses there as JSON, once ready
     #[arg(long, value_name = "FILE", env = "PENSTOCK_READY_FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -47,27 +56,65 @@ pub(crate) struct FrontArgs {
 pub(crate) struct Addresses {
     pub(crate) http: SocketAddr,
     pub(crate) grpc: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) ops: SocketAddr,
 }
 
 impl FrontArgs {
-    /// The router's settings.
-    pub(crate) fn config(&self) -> penstock_router::Config {
-        penstock_router::Config {
+    /// The router's settings, with what its ports prove themselves with.
+    pub(crate) fn config(&self, identity: &IdentityArgs) -> Result<penstock_router::Config, Fault> {
+        Ok(penstock_router::Config {
             http: self.http,
             grpc: self.grpc,
+            admin: self.admin,
+            tls: identity.server(self.tls_client_ca.as_deref().map(|file| ("--tls-client-ca", file)))?,
             insecure: self.insecure,
             deadline: self.deadline,
             grace: self.grace,
             ..penstock_router::Config::default()
-        }
+        })
     }
+}
+
+impl Addresses {
+    /// Where a router and its ops port listen.
+    pub(crate) fn of(router: &Router, ops: SocketAddr) -> Self {
+        Self { http: router.http_addr(), grpc: router.grpc_addr(), admin: router.admin_addr(), ops }
+    }
+
+    /// Prints them; `scheme` is that of all but the ops port.
+    pub(crate) fn announce(&self, scheme: &str) -> Result<(), Fault> {
+        output::line(&format!("  openai   {scheme}://{}/v1", self.http))?;
+        output::line(&format!("  grpc     {scheme}://{}", self.grpc))?;
+        output::line(&format!("  admin    {scheme}://{}", self.admin))?;
+        output::line(&format!("  metrics  http://{}/metrics", self.ops))
+    }
+}
+
+/// What URLs of a router's ports begin with.
+pub(crate) fn scheme(config: &penstock_router::Config) -> &'static str {
+    if config.tls.is_some() { "https" } else { "http" }
+}
+
+/// The key of the admin port; made at the first start.
+pub(crate) fn admin_key(global: &Global) -> Result<AdminKey, Fault> {
+    AdminKey::read_or_create(&global.admin_key_file()).map_err(|error| match error {
+        KeyError::File { .. } => Fault::failed(error),
+        KeyError::Malformed { .. } => Fault::bad_input(error),
+    })
+}
+
+/// The members of a cluster, reached in a certain way.
+pub(crate) fn workers(membership: &Membership, connect: penstock_router::Connect) -> Workers {
+    let members = membership.watch();
+    let freshness = members.freshness();
+    Workers { members: members.boxed(), staleness: Arc::new(move || freshness.staleness()), connect }
 }
 
 /// The fault of a router that does not start.
 pub(crate) fn cannot_serve(error: Error) -> Fault {
     match error {
-        Error::Server(ServerError::Exposed { .. }) => Fault::bad_input(error),
+        Error::Server(ServerError::Exposed { .. } | ServerError::Plaintext { .. }) => Fault::bad_input(error),
         error => Fault::failed(error),
     }
 }
@@ -75,7 +122,11 @@ pub(crate) fn cannot_serve(error: Error) -> Fault {
 const EXAMPLES: &str = "\
 Examples:
   penstock router --etcd http://127.0.0.1:2379
-  penstock router --etcd http://127.0.0.1:2379 --http 127.0.0.1:8082 --grpc 127.0.0.1:50052 --ops 127.0.0.1:9474
+  penstock router --etcd http://127.0.0.1:2379 --http 127.0.0.1:8082 --grpc 127.0.0.1:50052 \\
+                  --admin 127.0.0.1:8083 --ops 127.0.0.1:9474
+  penstock router --etcd https://etcd:2379 --etcd-ca ca.pem --tls-cert router.pem --tls-key router.key --tls-ca ca.pem
+
+The first start writes admin.key under --data-dir: `penstock status` and `penstock drain` read it there.
 
 On SIGTERM or Ctrl-C it takes no new connection, finishes what is in flight, and exits with 0. A second one ends it at once.";
 
@@ -95,22 +146,21 @@ pub(crate) struct RouterArgs {
 }
 
 /// Serves until it is told to end.
-pub(crate) async fn run(args: RouterArgs) -> Result<(), Fault> {
+pub(crate) async fn run(args: RouterArgs, global: &Global) -> Result<(), Fault> {
     let mut ends = Ends::listen()?;
     let RouterArgs { cluster, tls, front, balance } = args;
-    let connect = tls.client(front.insecure)?.connect();
+    let connect = Tcp { tls: tls.client()?, insecure: front.insecure }.connect();
     let membership = cluster.membership(front.insecure)?;
     let registry = Registry::new();
-    let config = penstock_router::Config { balance, ..front.config() };
-    let router = Router::start(config, membership.watch(), connect, &registry).await.map_err(cannot_serve)?;
+    let config = penstock_router::Config { balance, ..front.config(&tls.identity)? };
+    let (scheme, key) = (scheme(&config), admin_key(global)?);
+    let router = Router::start(config, key, workers(&membership, connect), &registry).await.map_err(cannot_serve)?;
     let status = router.status();
     let ops = start_ops(front.ops, vec![registry], move || status.readiness()).await?;
-    let (http, grpc, metrics) = (router.http_addr(), router.grpc_addr(), ops.address());
+    let addresses = Addresses::of(&router, ops.address());
     output::line(&format!("penstock {} router", env!("CARGO_PKG_VERSION")))?;
-    output::line(&format!("  openai   http://{http}/v1"))?;
-    output::line(&format!("  grpc     {grpc}"))?;
-    output::line(&format!("  metrics  http://{metrics}/metrics"))?;
-    write_ready_file(front.ready_file.as_deref(), &Addresses { http, grpc, ops: metrics })?;
+    addresses.announce(scheme)?;
+    write_ready_file(front.ready_file.as_deref(), &addresses)?;
     output::line("ready; it serves what its workers serve; Ctrl-C ends it")?;
     ends.next().await;
     let end = async {

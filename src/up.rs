@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::fault::Fault;
 use crate::process::{Ends, start_ops, write_ready_file};
-use crate::router::{Addresses, FrontArgs, cannot_serve};
+use crate::router::{self, Addresses, FrontArgs, cannot_serve};
+use crate::tls::IdentityArgs;
 use crate::worker::{self, EngineArgs};
 use crate::{Global, output};
 
@@ -34,6 +35,8 @@ It ends on SIGTERM or Ctrl-C: no new work, what is in flight finishes, exit code
 pub(crate) struct UpArgs {
     #[command(flatten)]
     front: FrontArgs,
+    #[command(flatten)]
+    tls: IdentityArgs,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -54,6 +57,7 @@ pub(crate) async fn run(args: UpArgs, global: &Global) -> Result<(), Fault> {
 /// All parts, running.
 struct Up {
     router: Router,
+    scheme: &'static str,
     worker: Worker,
     membership: Arc<Membership>,
     ops: Ops,
@@ -75,8 +79,10 @@ impl Up {
                 None => Tcp::default().open(endpoint),
             }
         });
-        let router = Router::start(args.front.config(), membership.watch(), connect, &registries[0]);
-        let router = router.await.map_err(cannot_serve)?;
+        let config = args.front.config(&args.tls)?;
+        let (scheme, key) = (router::scheme(&config), router::admin_key(global)?);
+        let workers = router::workers(&membership, connect);
+        let router = Router::start(config, key, workers, &registries[0]).await.map_err(cannot_serve)?;
         let (stage, watched) = watch::channel(Stage::Loading);
         let status = router.status();
         let readiness = move || {
@@ -92,21 +98,19 @@ impl Up {
         let worker = local.get_or_init(|| loaded).clone();
         worker.join(Arc::clone(&membership), IN_PROCESS).await.map_err(Fault::failed)?;
         router.status().ready().await;
-        Ok(Self { router, worker, membership, ops })
+        Ok(Self { router, scheme, worker, membership, ops })
     }
 
     /// Prints what is served and where, and tells whoever waits for the ready file.
     fn announce(&self, args: &UpArgs, took: Duration) -> Result<(), Fault> {
-        let (http, grpc, ops) = (self.router.http_addr(), self.router.grpc_addr(), self.ops.address());
+        let addresses = Addresses::of(&self.router, self.ops.address());
         output::line(&format!("penstock {} serves {}", env!("CARGO_PKG_VERSION"), worker::about(&self.worker)))?;
-        output::line(&format!("  openai   http://{http}/v1"))?;
-        output::line(&format!("  grpc     {grpc}"))?;
-        output::line(&format!("  metrics  http://{ops}/metrics"))?;
+        addresses.announce(self.scheme)?;
         output::line("try:")?;
         let messages = json!([{"role": "user", "content": "What is the capital of France?"}]);
         let body = json!({"model": self.worker.card().name, "messages": messages});
-        output::line(&format!("  curl -s http://{http}/v1/chat/completions -d '{body}'"))?;
-        write_ready_file(args.front.ready_file.as_deref(), &Addresses { http, grpc, ops })?;
+        output::line(&format!("  curl -s {}://{}/v1/chat/completions -d '{body}'", self.scheme, addresses.http))?;
+        write_ready_file(args.front.ready_file.as_deref(), &addresses)?;
         output::line(&format!("ready in {:.1} s; Ctrl-C ends it", took.as_secs_f64()))
     }
 

@@ -73,6 +73,8 @@ codes! {
     NotFound = "caller_not_found", Unimplemented, 404, false, Caller;
     /// No model of this name that the key may use.
     ModelNotFound = "caller_model_not_found", NotFound, 404, false, Caller;
+    /// No worker of this name in the cluster.
+    WorkerNotFound = "caller_worker_not_found", NotFound, 404, false, Caller;
     /// The body is over the limit.
     BodyTooLarge = "caller_body_too_large", OutOfRange, 413, false, Caller;
     /// The client went away before the answer was complete.

@@ -24,6 +24,7 @@ use futures_util::stream::BoxStream;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
+use penstock_cluster::tls::ServerTls;
 use penstock_proto::{DataClass, ErrorCode, Fault, ModelName, RequestId, TenantName, headers};
 use tokio::time::Instant;
 
@@ -45,7 +46,7 @@ const RETRY_AFTER: u32 = 1;
 /// The faces over one fleet.
 pub(crate) struct Api {
     config: Config,
-    /// Whether requests without keys are held to this machine.
+    /// Whether requests are held to this machine: nobody has to prove who asks.
     guarded: bool,
     tenant: TenantName,
     dispatch: Dispatch,
@@ -68,7 +69,7 @@ struct Notes {
 
 impl Api {
     pub(crate) fn new(config: Config, dispatch: Dispatch, metrics: Arc<Metrics>) -> Self {
-        let guarded = !config.insecure;
+        let guarded = !config.insecure && !config.tls.as_ref().is_some_and(ServerTls::asks_clients);
         let tenant = TenantName::new("default").expect("a well-formed name");
         Self { config, guarded, tenant, dispatch, metrics }
     }

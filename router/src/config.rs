@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use penstock_cluster::tls::ServerTls;
+
 use crate::balance::Balance;
+use crate::server::Error;
 
 /// Settings of one router.
 #[derive(Debug, Clone)]
@@ -13,7 +16,11 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where the gRPC face listens; port 0 takes a free one.
     pub grpc: SocketAddr,
-    /// Serves without keys on any address, and lets foreign Host and Origin headers in.
+    /// Where `penstock.v1.Admin` listens; port 0 takes a free one.
+    pub admin: SocketAddr,
+    /// What the HTTP, gRPC and admin ports prove themselves with; None for plaintext.
+    pub tls: Option<ServerTls>,
+    /// Serves without keys and in plaintext on any address, and lets foreign Host and Origin headers in.
     pub insecure: bool,
     /// The time that a request has when it names none.
     pub deadline: Duration,
@@ -30,12 +37,30 @@ impl Default for Config {
         Self {
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             grpc: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            tls: None,
             insecure: false,
             deadline: Duration::from_secs(600),
             balance: Balance::default(),
             grace: Duration::from_secs(600),
             limits: Limits::default(),
         }
+    }
+}
+
+impl Config {
+    /// Refuses addresses on which anybody could ask, or read the admin key.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let exposed = |address: &SocketAddr| !self.insecure && !address.ip().is_loopback();
+        let clients_are_known = self.tls.as_ref().is_some_and(ServerTls::asks_clients);
+        if let Some(address) = [self.http, self.grpc].into_iter().find(|address| exposed(address) && !clients_are_known)
+        {
+            return Err(Error::Exposed { address });
+        }
+        if exposed(&self.admin) && self.tls.is_none() {
+            return Err(Error::Plaintext { address: self.admin });
+        }
+        Ok(())
     }
 }
 

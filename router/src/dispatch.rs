@@ -126,7 +126,7 @@ impl Dispatch {
         rest.reading.read(event, &mut rest.ready);
         let prompt_tokens = u32::try_from(call.prompt.len()).unwrap_or(u32::MAX);
         let first = rest.next().await?;
-        Ok(Answer { called, prompt_tokens, first, rest })
+        Ok(Answer { called, prompt_tokens: rest.reading.prompt_tokens(), first, rest })
     }
 
     /// Encodes beside the async threads what would hold them up.

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use penstock_cluster::MemberEvent;
-use penstock_proto::ModelName;
+use penstock_cluster::membership::PROTOCOL;
+use penstock_proto::{ModelName, WorkerName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use crate::metrics::Metrics;
+use crate::metrics::{MemberState, Metrics};
 use crate::prompt::ModelText;
 use crate::replica::{Card, Causes, Replica};
 use keeper::Keeper;
@@ -109,10 +110,52 @@ impl Model {
     }
 }
 
-/// The models that are or were served, by name.
+/// A worker as it is known now.
+pub(crate) struct Known {
+    pub(crate) endpoint: String,
+    pub(crate) state: MemberState,
+    /// What it announces.
+    pub(crate) models: Vec<ModelName>,
+    /// What the router has loaded of it, used or not.
+    pub(crate) replicas: Vec<Arc<Replica>>,
+    trouble: Trouble,
+}
+
+/// What keeps the router from using a worker.
+enum Trouble {
+    None,
+    /// It speaks this version of the protocol.
+    Protocol(u32),
+    /// It has another file under a name that is served.
+    Digest,
+    /// How it broke the protocol.
+    Lie(String),
+    /// Why the last attempt to take it in failed.
+    Loading(watch::Receiver<Option<String>>),
+}
+
+impl Known {
+    /// Why the router cannot use it, for an operator.
+    pub(crate) fn problem(&self) -> Option<String> {
+        match &self.trouble {
+            Trouble::None => None,
+            Trouble::Protocol(theirs) => {
+                Some(format!("it speaks protocol version {theirs} and this router {PROTOCOL}: update the older one"))
+            }
+            Trouble::Digest => {
+                Some("it serves another file than the other workers under the same name: rename one".to_owned())
+            }
+            Trouble::Lie(lie) => Some(format!("it broke the protocol and gets no work until it joins again: {lie}")),
+            Trouble::Loading(last) => last.borrow().clone(),
+        }
+    }
+}
+
+/// The models that are or were served and the workers that are there, by name.
 #[derive(Default)]
 pub(crate) struct Snapshot {
     pub(crate) models: BTreeMap<ModelName, Arc<Model>>,
+    pub(crate) workers: BTreeMap<WorkerName, Known>,
 }
 
 impl Snapshot {

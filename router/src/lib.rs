@@ -1,6 +1,7 @@
 //! Penstock's front door: faces, dispatch, text. What a request passes through stands in `docs/architecture.md`; this
 //! file wires the parts and owns their order of start and end.
 
+mod admin;
 mod api;
 mod balance;
 pub mod config;
@@ -8,6 +9,7 @@ mod dispatch;
 mod fleet;
 mod metrics;
 pub mod ops;
+mod port;
 pub mod prompt;
 mod replica;
 pub mod request;
@@ -20,23 +22,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, Stream};
+use futures_util::FutureExt as _;
+use futures_util::stream::BoxStream;
 use penstock_cluster::MemberEvent;
 use prometheus::Registry;
 
+pub use admin::{AdminKey, KeyError, Staleness};
 pub use balance::{Balance, UnknownBalance};
 pub use config::{Config, Limits};
 pub use fleet::{Connect, ConnectError, Tcp};
 pub use metrics::render;
 pub use ops::{Ops, Readiness};
+pub use replica::Causes;
 pub use server::Error as ServerError;
 
-use api::Api;
-use api::grpc::Grpc;
+use admin::Admin;
+use api::{Api, grpc};
 use dispatch::Dispatch;
 use fleet::Fleet;
 use metrics::Metrics;
-use server::{Handler, Server};
+use port::Port;
+use server::{Handler, Listen, Server};
 
 /// Why a router did not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +58,20 @@ pub enum Error {
 /// A serving router. Dropping it ends it at once; [`Router::drain`] lets it finish.
 pub struct Router {
     server: Server,
-    grpc: Grpc,
+    grpc: Port,
+    admin: Port,
     status: Status,
     grace: Duration,
+}
+
+/// How a router knows and reaches its workers.
+pub struct Workers {
+    /// Who comes and goes.
+    pub members: BoxStream<'static, MemberEvent>,
+    /// How old that is.
+    pub staleness: Staleness,
+    /// Opens the channel to a member's endpoint: [`Tcp`], or what knows of pipes within the process.
+    pub connect: Connect,
 }
 
 /// What a router tells of itself; outlives it.
@@ -65,31 +82,27 @@ pub struct Status {
 }
 
 impl Router {
-    /// Listens, follows the members and serves. `connect` opens the channel to a member's endpoint: [`Tcp`], or what
-    /// knows of pipes within the process. The metrics go to `registry`.
+    /// Listens, follows the members and serves; `key` opens the admin port. The metrics go to `registry`.
     ///
     /// It answers at once, whoever has joined; [`Status::ready`] waits until a model is served.
-    pub async fn start(
-        config: Config,
-        members: impl Stream<Item = MemberEvent> + Send + 'static,
-        connect: Connect,
-        registry: &Registry,
-    ) -> Result<Self, Error> {
-        for address in [config.http, config.grpc] {
-            if !config.insecure && !address.ip().is_loopback() {
-                return Err(ServerError::Exposed { address }.into());
-            }
-        }
+    pub async fn start(config: Config, key: AdminKey, workers: Workers, registry: &Registry) -> Result<Self, Error> {
+        let Workers { members, staleness, connect } = workers;
+        config.check()?;
         let metrics = Arc::new(Metrics::new(registry)?);
-        let fleet = Fleet::start(members, connect, Arc::clone(&metrics));
+        let fleet = Fleet::start(members, Arc::clone(&connect), Arc::clone(&metrics));
         let status = Status { fleet: fleet.clone(), draining: Arc::default() };
-        let (http, grpc, limits, grace) = (config.http, config.grpc, config.limits.clone(), config.grace);
+        let (tls, limits, grace) = (config.tls.clone(), config.limits.clone(), config.grace);
+        let listen = |address, flag| Listen { address, flag, tls: tls.clone(), limits: limits.clone() };
+        let [http, grpc, admin] = [(config.http, "--http"), (config.grpc, "--grpc"), (config.admin, "--admin")]
+            .map(|(at, flag)| listen(at, flag));
         let dispatch = Dispatch::new(fleet.clone(), config.balance, Arc::clone(&metrics));
         let api = Arc::new(Api::new(config, dispatch, metrics));
-        let grpc = Grpc::start(grpc, Arc::clone(&api), fleet).await?;
+        let grpc = grpc::start(grpc, Arc::clone(&api), fleet.clone()).await?;
+        let admin = admin::start(admin, Admin { fleet, connect, staleness }, key).await?;
         let handler: Handler = Arc::new(move |request| Arc::clone(&api).answer(request).boxed());
-        let server = Server::start(http, "--http", limits, handler).await?;
-        Ok(Self { server, grpc, status, grace })
+        let http = Listen { tls: http.tls.map(|tls| tls.speaking(&["h2", "http/1.1"])), ..http };
+        let server = Server::start(http, handler).await?;
+        Ok(Self { server, grpc, admin, status, grace })
     }
 
     /// Where the HTTP faces listen.
@@ -102,6 +115,11 @@ impl Router {
         self.grpc.address()
     }
 
+    /// Where the admin port listens.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
     /// What it tells of itself.
     pub fn status(&self) -> Status {
         self.status.clone()
@@ -111,9 +129,11 @@ impl Router {
     /// grace, and ends. Returns whether everything had finished.
     pub async fn drain(self) -> bool {
         self.status.draining.store(true, Ordering::Relaxed);
-        let (http, grpc) = tokio::join!(self.server.drain(self.grace), self.grpc.drain(self.grace));
+        let grace = self.grace;
+        let (http, grpc, admin) =
+            tokio::join!(self.server.drain(grace), self.grpc.drain(grace), self.admin.drain(grace));
         self.status.fleet.stop().await;
-        http && grpc
+        http && grpc && admin
     }
 }
 

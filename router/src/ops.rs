@@ -10,7 +10,7 @@ use http::{Method, Response, StatusCode, header};
 use serde::Serialize;
 
 use crate::config::Limits;
-use crate::server::{Body, Error, Handler, Server, full};
+use crate::server::{Body, Error, Handler, Listen, Server, full};
 
 /// Whether a process takes new work; it does if there is no reason against it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +47,8 @@ impl Ops {
             let response = answer(&sources, request.method(), request.uri().path());
             std::future::ready(response).boxed()
         });
-        Ok(Self { server: Server::start(address, "--ops", Limits::default(), handler).await? })
+        let listen = Listen { address, flag: "--ops", tls: None, limits: Limits::default() };
+        Ok(Self { server: Server::start(listen, handler).await? })
     }
 
     /// Where it listens.

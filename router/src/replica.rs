@@ -2,11 +2,12 @@
 //! worker protocol's messages, with [`events`], which holds a worker to what it promised.
 
 mod causes;
+mod control;
 mod events;
 mod fetch;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use penstock_proto::worker::{self, SamplingParams, WorkerClient, WorkerGenerateRequest};
@@ -18,7 +19,8 @@ use tonic::transport::Channel;
 
 use crate::request::{Constraint, Failure};
 
-pub(crate) use causes::Causes;
+pub use causes::Causes;
+pub(crate) use control::Control;
 pub(crate) use events::{Event, Events, Lie, Logprob, Tokens};
 pub(crate) use fetch::{FetchError, Fetched, fetch};
 
@@ -45,7 +47,13 @@ pub(crate) struct Replica {
     /// How it first broke the protocol, where it has.
     lie: OnceLock<Lie>,
     lied: Arc<Notify>,
+    /// When a stream last said that the worker drains.
+    noticed: Mutex<Option<Instant>>,
 }
+
+/// How long a stream's notice of a drain counts. Within it the membership tells the same; and one that was read late,
+/// behind a slow client, must not keep a worker out that an operator has given work again.
+const NOTICE: Duration = Duration::from_secs(3);
 
 /// A prompt on its way to a worker, with every default filled.
 #[derive(Debug, Clone)]
@@ -82,8 +90,16 @@ pub(crate) struct Filled {
 impl Replica {
     /// One that takes calls. `lied` is told when it breaks the protocol.
     pub(crate) fn new(worker: WorkerName, channel: Channel, card: Card, lied: Arc<Notify>) -> Self {
-        let (client, draining) = (WorkerClient::new(channel), AtomicBool::new(false));
-        Self { worker, client, card, in_flight: Arc::default(), draining, lie: OnceLock::new(), lied }
+        Self {
+            worker,
+            client: WorkerClient::new(channel),
+            card,
+            in_flight: Arc::default(),
+            draining: AtomicBool::new(false),
+            lie: OnceLock::new(),
+            lied,
+            noticed: Mutex::default(),
+        }
     }
 
     /// Whose it is.
@@ -98,8 +114,8 @@ impl Replica {
 
     /// Calls that have not ended; None while it takes no new ones.
     pub(crate) fn load(&self) -> Option<usize> {
-        let open = self.problem().is_none() && !self.draining.load(Ordering::Relaxed);
-        open.then(|| self.in_flight.load(Ordering::Relaxed))
+        let open = self.problem().is_none() && !self.draining.load(Ordering::Relaxed) && !self.is_noticed();
+        open.then(|| self.in_flight())
     }
 
     /// Why it gets no calls any more.
@@ -107,9 +123,33 @@ impl Replica {
         self.lie.get()
     }
 
+    /// Calls that have not ended, whether or not it takes new ones.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What operators ask of the worker.
+    pub(crate) fn control(&self) -> Control {
+        Control::new(self.client.clone())
+    }
+
     /// Whether it takes new calls, as its membership tells.
     pub(crate) fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
+        *self.noticed() = None;
+    }
+
+    /// A stream has said that the worker drains.
+    fn notice(&self) {
+        *self.noticed() = Some(Instant::now());
+    }
+
+    fn is_noticed(&self) -> bool {
+        self.noticed().is_some_and(|at| at.elapsed() < NOTICE)
+    }
+
+    fn noticed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a call, counted as in flight from here until the events are dropped.
@@ -216,5 +256,28 @@ fn sampling(filled: &Filled) -> SamplingParams {
         ignore_eos: filled.ignore_eos,
         stop_token_ids: filled.stop_token_ids.clone(),
         top_logprobs: filled.top_logprobs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_counts_for_a_while_or_until_the_membership_tells() {
+        let channel = Endpoint::from_static("http://nobody").connect_lazy();
+        let card = Card { digest: String::new(), context_length: 1, vocab_size: 1, kv_tokens: 0 };
+        let replica = Replica::new(WorkerName::new("w1").unwrap(), channel, card, Arc::default());
+        assert_eq!(replica.load(), Some(0));
+        replica.notice();
+        assert_eq!(replica.load(), None);
+        tokio::time::advance(NOTICE).await;
+        assert_eq!(replica.load(), Some(0));
+        replica.notice();
+        replica.set_draining(true);
+        replica.set_draining(false);
+        assert_eq!(replica.load(), Some(0));
     }
 }

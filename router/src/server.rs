@@ -20,6 +20,8 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
+use penstock_cluster::tls::ServerTls;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -53,12 +55,32 @@ pub enum Error {
     },
     /// Without keys only this machine may ask.
     #[error(
-        "{address} can be reached from other machines and no keys are set: listen on 127.0.0.1, or pass --insecure"
+        "{address} can be reached from other machines and no keys are set: listen on 127.0.0.1, ask clients for \
+         certificates with --tls-client-ca, or pass --insecure"
     )]
     Exposed {
         /// The address asked for.
         address: SocketAddr,
     },
+    /// The admin key would be readable on its way.
+    #[error(
+        "--admin {address} can be reached from other machines, and the admin key would travel there in plaintext: \
+         listen on 127.0.0.1, give --tls-cert and --tls-key, or pass --insecure"
+    )]
+    Plaintext {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+}
+
+/// Where a server listens, and on what terms.
+pub(crate) struct Listen {
+    pub(crate) address: SocketAddr,
+    /// The command line's name for the address.
+    pub(crate) flag: &'static str,
+    /// None for plaintext.
+    pub(crate) tls: Option<ServerTls>,
+    pub(crate) limits: Limits,
 }
 
 /// hyper takes no smaller buffer.
@@ -78,13 +100,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Binds `address` and serves until dropped or drained. `flag` is the command line's name for the address.
-    pub(crate) async fn start(
-        address: SocketAddr,
-        flag: &'static str,
-        limits: Limits,
-        handler: Handler,
-    ) -> Result<Self, Error> {
+    /// Listens and serves until dropped or drained.
+    pub(crate) async fn start(listen: Listen, handler: Handler) -> Result<Self, Error> {
+        let Listen { address, flag, tls, limits } = listen;
         let failed = |source| Error::Listen { address, flag, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -97,6 +115,7 @@ impl Server {
         let acceptor = Acceptor {
             room: Arc::new(Semaphore::new(limits.connections)),
             limits: Arc::new(limits),
+            tls,
             handler,
             tasks: server.tasks.clone(),
             stop: server.stop.clone(),
@@ -132,6 +151,7 @@ impl Drop for Server {
 struct Acceptor {
     room: Arc<Semaphore>,
     limits: Arc<Limits>,
+    tls: Option<ServerTls>,
     handler: Handler,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -168,6 +188,7 @@ impl Acceptor {
         }
         let connection = Connection {
             limits: Arc::clone(&self.limits),
+            tls: self.tls.clone(),
             handler: Arc::clone(&self.handler),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
@@ -177,7 +198,7 @@ impl Acceptor {
             // Whatever the connection's streams still run ends with it.
             let abort = connection.abort.clone();
             let _streams_end = connection.abort.clone().drop_guard();
-            abort.run_until_cancelled(connection.serve(stream, peer)).await;
+            abort.run_until_cancelled(connection.open(stream, peer)).await;
             drop(permit);
         });
     }
@@ -185,6 +206,7 @@ impl Acceptor {
 
 struct Connection {
     limits: Arc<Limits>,
+    tls: Option<ServerTls>,
     handler: Handler,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -192,7 +214,18 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+    async fn open(self, stream: TcpStream, peer: SocketAddr) {
+        let Some(tls) = &self.tls else {
+            return self.serve(stream, peer).await;
+        };
+        // A handshake is no answer in flight: the server's end does not wait for it.
+        let shaken = self.stop.run_until_cancelled(tls.accept(stream)).await;
+        if let Some(stream) = shaken.flatten() {
+            self.serve(stream, peer).await;
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: SocketAddr) {
         let activity = Activity::new(&self.limits, Instant::now());
         let unread = Unread::default();
         let service = service_fn(|request| {

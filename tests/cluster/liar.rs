@@ -46,7 +46,7 @@ impl Lie {
             }
             (Self::Jump, _) if event.sequence_number >= 2 => event.sequence_number += 1,
             (Self::AfterEnd, Some(Event::Finished(_))) => {
-                let more = Some(Event::Tokens(Tokens { ids: vec![0] }));
+                let more = Some(Event::Tokens(Tokens { logprobs: Vec::new(), ids: vec![0] }));
                 let sequence_number = event.sequence_number;
                 return vec![event, WorkerGenerateEvent { sequence_number, event: more }];
             }

@@ -9,5 +9,6 @@ mod etcd;
 mod flood;
 mod liar;
 mod life;
+mod operators;
 mod spread;
 mod tls;

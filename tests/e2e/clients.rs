@@ -11,6 +11,7 @@ fn passes(up: &Up, file: &str) {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("PENSTOCK_URL", &up.url)
         .env("PENSTOCK_OPS", &up.ops)
+        .env("PENSTOCK_GRPC", &up.grpc)
         .env("PENSTOCK_MODEL", MODEL)
         .env("NO_PROXY", "127.0.0.1")
         .output()
@@ -21,11 +22,12 @@ fn passes(up: &Up, file: &str) {
 }
 
 #[test]
-fn the_official_openai_client_works_unchanged() {
+fn official_openai_and_grpc_clients_work_unchanged() {
     let up = Up::start(&[]);
     passes(&up, "test_openai.py");
     passes(&up, "test_responses.py");
     passes(&up, "test_tools.py");
+    passes(&up, "test_grpc.py");
 }
 
 #[test]

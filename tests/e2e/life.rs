@@ -56,11 +56,13 @@ fn a_taken_port_is_named_with_the_flag_that_moves_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let model = format!("{MODEL}={}", model_file().display());
-    let flags = ["--http", "--grpc", "--ops"];
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let flags = ["--http", "--grpc", "--admin", "--ops"];
     for flag in flags {
         let at = |it| if it == flag { address.as_str() } else { "127.0.0.1:0" };
         let ports = flags.map(|it| [it, at(it)]).concat();
-        let output = penstock(&[&["up", "--model", &model][..], &ports].concat());
+        let output = penstock(&[&["up", "--data-dir", data, "--model", &model][..], &ports].concat());
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains(&address) && text.contains(flag), "{text}");
@@ -70,9 +72,15 @@ fn a_taken_port_is_named_with_the_flag_that_moves_it() {
 #[test]
 fn a_bind_address_off_loopback_wants_a_key_or_insecure() {
     let model = format!("{MODEL}={}", model_file().display());
-    let output =
-        penstock(&["up", "--model", &model, "--http", "0.0.0.0:0", "--grpc", "127.0.0.1:0", "--ops", "127.0.0.1:0"]);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("--insecure"), "{text}");
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let flags = ["--http", "--grpc", "--admin"];
+    for exposed in flags {
+        let ports = flags.map(|it| [it, if it == exposed { "0.0.0.0:0" } else { "127.0.0.1:0" }]).concat();
+        let own = ["up", "--data-dir", data, "--model", &model, "--ops", "127.0.0.1:0"];
+        let output = penstock(&[&own[..], &ports].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("--insecure"), "{text}");
+    }
 }

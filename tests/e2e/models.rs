@@ -20,24 +20,19 @@ fn refusal(args: &[&str]) -> String {
     text
 }
 
+/// What `up` says as it refuses to start with these flags.
+fn up(flags: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = ["--http", "--grpc", "--admin", "--ops"].map(|flag| [flag, "127.0.0.1:0"]).concat();
+    let own = ["up", "--data-dir", dir.path().to_str().unwrap(), "--log-level", "error"];
+    refusal(&[&own[..], &ports, flags].concat())
+}
+
 /// What `up` says of a model file with these bytes.
 fn up_with(dir: &Path, bytes: &[u8]) -> String {
     let file = dir.join("model.gguf");
     std::fs::write(&file, bytes).unwrap();
-    let model = format!("m={}", file.display());
-    refusal(&[
-        "up",
-        "--model",
-        &model,
-        "--http",
-        "127.0.0.1:0",
-        "--grpc",
-        "127.0.0.1:0",
-        "--ops",
-        "127.0.0.1:0",
-        "--log-level",
-        "error",
-    ])
+    up(&["--model", &format!("m={}", file.display())])
 }
 
 #[test]
@@ -80,17 +75,7 @@ fn an_unknown_name_lists_the_known_ones() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let text = refusal(&[
-        "up",
-        "--model",
-        "m=/nowhere/model.gguf",
-        "--http",
-        "127.0.0.1:0",
-        "--grpc",
-        "127.0.0.1:0",
-        "--ops",
-        "127.0.0.1:0",
-    ]);
+    let text = up(&["--model", "m=/nowhere/model.gguf"]);
     assert!(text.contains("/nowhere/model.gguf"), "{text}");
 }
 
@@ -127,7 +112,6 @@ fn an_unknown_architecture_and_pre_tokenizer_are_named() {
 #[test]
 fn no_room_in_memory_is_refused_with_the_sizes() {
     let model = format!("m={}", model_file().display());
-    let ports = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ops", "127.0.0.1:0"];
-    let text = refusal(&[&["up", "--model", &model, "--kv-memory", "9000GiB"][..], &ports[..]].concat());
+    let text = up(&["--model", &model, "--kv-memory", "9000GiB"]);
     assert!(text.contains("9216000 for keys and values") && text.contains("available"), "{text}");
 }

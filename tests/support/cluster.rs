@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 const PENSTOCK: &str = env!("CARGO_BIN_EXE_penstock");
 /// The name of the stand-in that workers serve.
 pub(crate) const MODEL: &str = "rehearsal";
+/// A router's ports, free ones.
+const FRONT: [&str; 6] = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
 /// How long anything that is waited for may take before a test gives up.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at what another process shows only when it is asked.
@@ -40,7 +42,7 @@ impl Process {
         self.child.wait().unwrap()
     }
 
-    /// `HOST:PORT` of one of its ports: http, grpc, ops.
+    /// `HOST:PORT` of one of its ports: http, grpc, admin, ops.
     pub(crate) fn address(&self, port: &str) -> &str {
         self.addresses[port].as_str().unwrap()
     }
@@ -81,25 +83,35 @@ async fn until<F: Future<Output = bool>>(mut so: impl FnMut() -> F) -> bool {
     tokio::time::timeout(LIMIT, looks).await.is_ok()
 }
 
+struct EtcdUrls {
+    clients: String,
+    peers: String,
+}
+
 /// An etcd and a folder for everybody's files.
 pub(crate) struct Cluster {
     pub(crate) dir: tempfile::TempDir,
     etcd: Mutex<Process>,
-    ports: [String; 2],
+    etcd_urls: EtcdUrls,
+    etcd_flags: Vec<String>,
     http: reqwest::Client,
 }
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), "http", Vec::new())
+    }
+
+    /// Over an etcd with further flags, whose client address has this scheme.
+    pub(crate) fn start_in(dir: tempfile::TempDir, scheme: &str, etcd_flags: Vec<String>) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         // Somebody may take a port between our letting it go and etcd's taking it.
         for _ in 0..4 {
             let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-            let ports = [free(), free()];
-            if let Some(etcd) = start_etcd(dir.path(), &ports) {
-                return Self { dir, etcd: Mutex::new(etcd), ports, http };
+            let etcd_urls = EtcdUrls { clients: format!("{scheme}://{}", free()), peers: format!("http://{}", free()) };
+            if let Some(etcd) = start_etcd(dir.path(), &etcd_urls, &etcd_flags) {
+                return Self { dir, etcd: Mutex::new(etcd), etcd_urls, etcd_flags, http };
             }
         }
         panic!("etcd does not start: {}", std::fs::read_to_string(dir.path().join("etcd.log")).unwrap());
@@ -107,7 +119,7 @@ impl Cluster {
 
     /// etcd's client address.
     pub(crate) fn etcd(&self) -> String {
-        format!("http://{}", self.ports[0])
+        self.etcd_urls.clients.clone()
     }
 
     pub(crate) fn signal_etcd(&self, name: &str) {
@@ -119,7 +131,7 @@ impl Cluster {
         let mut etcd = self.etcd.lock().unwrap();
         etcd.signal("KILL");
         etcd.wait();
-        *etcd = start_etcd(self.dir.path(), &self.ports).expect("its own ports are still free");
+        *etcd = start_etcd(self.dir.path(), &self.etcd_urls, &self.etcd_flags).expect("its own ports are still free");
     }
 
     /// Calls etcd's JSON gateway.
@@ -142,7 +154,9 @@ impl Cluster {
         let ready = self.dir.path().join(format!("{name}.json"));
         let log = self.dir.path().join(format!("{name}.log"));
         let mut child = Command::new(PENSTOCK)
-            .args([part, "--etcd", &self.etcd(), "--ops", "127.0.0.1:0", "--ready-file"])
+            .args([part, "--etcd", &self.etcd(), "--ops", "127.0.0.1:0", "--data-dir"])
+            .arg(self.dir.path())
+            .arg("--ready-file")
             .arg(&ready)
             .args(flags)
             .stdin(Stdio::null())
@@ -159,9 +173,23 @@ impl Cluster {
         Process { child, log, addresses }
     }
 
+    /// A command of an operator towards a router.
+    pub(crate) fn operator(&self, router: &Process, args: &[&str]) -> Command {
+        let mut command = Command::new(PENSTOCK);
+        command.args(args).env("PENSTOCK_SERVER", router.address("admin")).env("PENSTOCK_DATA_DIR", self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command of an operator to its end: its exit code, and what it said on both outputs.
+    pub(crate) fn operate(&self, router: &Process, args: &[&str]) -> (Option<i32>, String) {
+        let Output { status, stdout, stderr } = self.operator(router, args).output().unwrap();
+        (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+    }
+
     /// Runs a part to its end.
     pub(crate) fn output(&self, part: &str, flags: &[&str]) -> (Option<i32>, String) {
-        let ports = ["--etcd", &self.etcd(), "--ops", "127.0.0.1:0"];
+        let ports = ["--etcd", &self.etcd(), "--ops", "127.0.0.1:0", "--data-dir", self.dir.path().to_str().unwrap()];
         let Output { status, stderr, .. } = Command::new(PENSTOCK).arg(part).args(ports).args(flags).output().unwrap();
         (status.code(), String::from_utf8_lossy(&stderr).into_owned())
     }
@@ -173,7 +201,7 @@ impl Cluster {
     }
 
     pub(crate) fn router(&self, name: &str, flags: &[&str]) -> Process {
-        self.spawn("router", name, &[&["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"], flags].concat())
+        self.spawn("router", name, &[&FRONT[..], flags].concat())
     }
 
     /// Waits until a router has so many members in a state.
@@ -260,15 +288,15 @@ impl Stream {
 }
 
 /// None where it ended instead of serving.
-fn start_etcd(dir: &Path, [clients, peers]: &[String; 2]) -> Option<Process> {
+fn start_etcd(dir: &Path, EtcdUrls { clients, peers }: &EtcdUrls, flags: &[String]) -> Option<Process> {
     let program = std::env::var_os("PENSTOCK_TEST_ETCD").unwrap_or_else(|| "etcd".into());
-    let (clients, peers) = (format!("http://{clients}"), format!("http://{peers}"));
     let mut child = Command::new(&program)
         .arg("--data-dir")
         .arg(dir.join("etcd"))
-        .args(["--logger", "zap", "--listen-client-urls", &clients, "--advertise-client-urls", &clients])
-        .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
+        .args(["--logger", "zap", "--listen-client-urls", clients, "--advertise-client-urls", clients])
+        .args(["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers])
         .args(["--initial-cluster", &format!("default={peers}")])
+        .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -48,6 +48,8 @@ pub(crate) struct Up {
     pub(crate) banner: String,
     /// `http://ADDR` of the faces.
     pub(crate) url: String,
+    /// `ADDR` of the gRPC face.
+    pub(crate) grpc: String,
     /// `http://ADDR` of the ops port.
     pub(crate) ops: String,
     /// Asks it things; it follows no proxy.
@@ -61,7 +63,18 @@ impl Up {
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let ready = dir.path().join("ready.json");
         let mut child = Command::new(PENSTOCK)
-            .args(["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--model"])
+            .args([
+                "up",
+                "--http",
+                "127.0.0.1:0",
+                "--grpc",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--ops",
+                "127.0.0.1:0",
+                "--model",
+            ])
             .arg(format!("{MODEL}={}", model_file().display()))
             .arg("--data-dir")
             .arg(dir.path())
@@ -79,8 +92,9 @@ impl Up {
         let addresses: Value = serde_json::from_str(&text).unwrap();
         let at = |part: &str| format!("http://{}", addresses[part].as_str().unwrap());
         let (url, ops) = (at("http"), at("ops"));
+        let grpc = addresses["grpc"].as_str().unwrap().to_owned();
         let http = client();
-        Self { child, dir, banner, url, ops, http }
+        Self { child, dir, banner, url, grpc, ops, http }
     }
 
     /// Posts a body to a path of the faces.

@@ -14,5 +14,5 @@ mod scripted;
 pub mod tokenizer;
 
 pub use config::Config;
-pub use lifecycle::{Observers, Parts, ServerTls, Stage, Worker};
+pub use lifecycle::{Observers, Parts, Stage, Worker};
 pub use model::{Card, Inspection, Model};

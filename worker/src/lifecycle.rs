@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use penstock_cluster::membership::{self, Membership};
+use penstock_cluster::tls::ServerTls;
 use penstock_engine::runner::{LoadError, ModelRunner};
 use penstock_engine::{Engine, StartError, config as engine_config};
 use penstock_proto::WorkerName;
@@ -28,8 +29,6 @@ use crate::constraint::{Compiler, UnfitTokenizer};
 use crate::metrics::Metrics;
 use crate::model::{self, Card, Served};
 use crate::rpc::{Drain, Service};
-
-pub use tls::{InvalidTls, ServerTls};
 
 /// Where a worker stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

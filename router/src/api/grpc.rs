@@ -1,35 +1,68 @@
 //! The gRPC face: `penstock.v1.Inference` over the same answers as the HTTP faces. It only converts.
 
 mod decode;
-mod serve;
 mod tools;
 
 use std::sync::Arc;
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::HeaderMap;
+use http::request::Parts;
 use penstock_proto::inference as wire;
 use penstock_proto::{RequestId, headers};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::answers::Answers;
 use super::head::{self, Head};
-use super::{Api, Notes, log, tell};
-use crate::fleet::Model;
+use super::{Api, Notes, guard, log, tell};
+use crate::fleet::{Fleet, Model};
 use crate::metrics::{Observation, Route};
+use crate::port::{Arrived, Door, Health, Port, Service, refusal};
 use crate::request::{Delta, Failure, FinishReason, RankedToken, TokenLogprob, ToolCallDelta};
+use crate::server::{Error, Listen};
 
-pub(crate) use serve::Grpc;
+/// Serves the face on a port whose health is `fleet`'s.
+pub(crate) async fn start(listen: Listen, api: Arc<Api>, fleet: Fleet) -> Result<Port, Error> {
+    let face = wire::InferenceServer::new(Face(Arc::clone(&api))).max_decoding_message_size(listen.limits.body_bytes);
+    let service = Service { name: "penstock.v1.Inference", routes: Routes::new(face), door: api };
+    let port = Port::start(listen, service, CancellationToken::new()).await?;
+    TaskTracker::new().spawn(tell_health(port.health(), fleet));
+    Ok(port)
+}
+
+/// Keeps the health service's answer true until the port drains. It has been told that nothing is served.
+async fn tell_health(health: Health, mut fleet: Fleet) {
+    let mut told = false;
+    while !health.draining().is_cancelled() {
+        let serves = fleet.serves();
+        if serves != told {
+            health.tell(serves).await;
+            told = serves;
+        }
+        health.draining().run_until_cancelled(fleet.changed()).await;
+    }
+    health.tell(false).await;
+}
+
+impl Door for Api {
+    fn admit(&self, head: &Parts) -> Result<(), Failure> {
+        if self.guarded { guard::check(head) } else { Ok(()) }
+    }
+
+    fn refused(&self, failure: &Failure) {
+        self.metrics.observe(Route::Unknown, self.tenant.clone()).failed(failure);
+        log(RequestId::generate(), failure);
+    }
+}
 
 /// The service over the faces' common part.
 #[derive(Clone)]
 struct Face(Arc<Api>);
-
-/// When a call's head was there; the server's word to the face.
-#[derive(Clone, Copy)]
-struct Arrived(Instant);
 
 #[tonic::async_trait]
 impl wire::Inference for Face {
@@ -135,11 +168,6 @@ impl Incoming {
             }
         }
     }
-}
-
-/// A failure as the status that ends a call.
-fn refusal(failure: &Failure) -> Status {
-    failure.code.status(failure.message.clone(), failure.param.as_deref())
 }
 
 /// The answer's pieces as messages. A failure is the stream's final status. Dropping the stream aborts the work.

@@ -35,6 +35,11 @@ impl Reading {
         Self { text: Some(text), vocabulary, calls, prompt_tokens }
     }
 
+    /// Tokens of its prompt.
+    pub(super) fn prompt_tokens(&self) -> u32 {
+        self.prompt_tokens
+    }
+
     /// Takes the worker's next event, and adds the pieces that it completes. Nothing is to be read after a piece with
     /// a finish.
     pub(super) fn read(&mut self, event: Event, out: &mut VecDeque<Delta>) {

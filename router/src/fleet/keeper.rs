@@ -12,10 +12,10 @@ use penstock_proto::{ModelName, WorkerName};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::{Connect, ConnectError, Model, Snapshot};
+use super::{Connect, ConnectError, Known, Model, Snapshot, Trouble};
 use crate::metrics::{MemberState, Metrics};
 use crate::prompt::{self, ModelText};
-use crate::replica::{FetchError, Fetched, Replica, fetch};
+use crate::replica::{FetchError, Fetched, Lie, Replica, fetch};
 
 /// Between two attempts to fetch from one member, doubled each time from the first to the last.
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
@@ -33,6 +33,7 @@ enum State {
         /// Which attempt counts: an older one's result is of another time.
         attempt: u64,
         task: AbortHandle,
+        trouble: watch::Receiver<Option<String>>,
     },
     Loaded(Vec<Served>),
 }
@@ -56,6 +57,9 @@ enum LoadError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A refusal of our certificate often ends the connection before its reason is read.
+    #[error("{0}; where it refuses our own certificate (--tls-cert), its log says why")]
+    Tls(FetchError),
     #[error(transparent)]
     Text(#[from] prompt::Error),
     #[error("reading the model's text files panicked")]
@@ -131,8 +135,9 @@ impl Keeper {
         }
         match (&slot.state, member.state) {
             (State::Waiting, Joined::Ready | Joined::Draining) => {
-                let task = self.loads.spawn(loader.load(member, attempt));
-                slot.state = State::Loading { attempt, task };
+                let (told, trouble) = watch::channel(None);
+                let task = self.loads.spawn(loader.load(member, attempt, told));
+                slot.state = State::Loading { attempt, task, trouble };
                 self.attempts += 1;
             }
             (State::Waiting, Joined::Loading) | (State::Loading { .. }, _) => {}
@@ -157,19 +162,18 @@ impl Keeper {
 
     fn publish(&self) {
         let before = Arc::clone(&self.publish.borrow());
-        let snapshot = self.snapshot(&before);
-        let mut counts = MemberState::ALL.map(|state| (state, 0_usize));
-        for slot in self.slots.values() {
-            let state = slot.state_in(&snapshot);
-            counts.iter_mut().filter(|(of, _)| *of == state).for_each(|(_, count)| *count += 1);
+        let models = self.models(&before);
+        let workers = self.slots.iter().map(|(name, slot)| (name.clone(), slot.known(&models)));
+        let workers: BTreeMap<WorkerName, Known> = workers.collect();
+        for state in MemberState::ALL {
+            self.metrics.members(state, workers.values().filter(|known| known.state == state).count());
         }
-        counts.iter().for_each(|(state, count)| self.metrics.members(*state, *count));
-        self.publish.send_replace(Arc::new(snapshot));
+        self.publish.send_replace(Arc::new(Snapshot { models, workers }));
     }
 
     /// What is served now. Of a name only one digest is served at a time, since a prompt is encoded for one: that of
     /// `before` as long as somebody has it.
-    fn snapshot(&self, before: &Snapshot) -> Snapshot {
+    fn models(&self, before: &Snapshot) -> BTreeMap<ModelName, Arc<Model>> {
         let mut by_name: BTreeMap<&ModelName, Vec<&Served>> = BTreeMap::new();
         for served in self.slots.values().flat_map(Slot::served) {
             by_name.entry(&served.name).or_default().push(served);
@@ -194,7 +198,7 @@ impl Keeper {
             };
             models.insert(name.clone(), Arc::new(model));
         }
-        Snapshot { models }
+        models
     }
 }
 
@@ -208,8 +212,13 @@ impl Slot {
         same && (known.epoch == told.epoch || !self.is_distrusted())
     }
 
+    /// How it broke the protocol, where it has.
+    fn lie(&self) -> Option<&Lie> {
+        self.served().iter().find_map(|served| served.replica.problem())
+    }
+
     fn is_distrusted(&self) -> bool {
-        self.served().iter().any(|served| served.replica.problem().is_some())
+        self.lie().is_some()
     }
 
     fn served(&self) -> &[Served] {
@@ -224,9 +233,28 @@ impl Slot {
         self.served().iter().for_each(|served| served.replica.set_draining(draining));
     }
 
-    fn state_in(&self, snapshot: &Snapshot) -> MemberState {
+    fn known(&self, models: &BTreeMap<ModelName, Arc<Model>>) -> Known {
+        let state = self.state_in(models);
+        let trouble = match (&self.state, state) {
+            (State::Loading { trouble, .. }, _) => Trouble::Loading(trouble.clone()),
+            (State::Waiting, MemberState::Mismatched) => Trouble::Protocol(self.member.protocol),
+            (State::Loaded(_), MemberState::Mismatched) => Trouble::Digest,
+            (State::Waiting | State::Loaded(_), _) => {
+                self.lie().map_or(Trouble::None, |lie| Trouble::Lie(lie.to_string()))
+            }
+        };
+        Known {
+            endpoint: self.member.endpoint.clone(),
+            state,
+            models: self.member.models.iter().map(|model| model.name.clone()).collect(),
+            replicas: self.served().iter().map(|served| Arc::clone(&served.replica)).collect(),
+            trouble,
+        }
+    }
+
+    fn state_in(&self, models: &BTreeMap<ModelName, Arc<Model>>) -> MemberState {
         let takes_part = |served: &Served| {
-            let model = snapshot.models.get(&served.name);
+            let model = models.get(&served.name);
             model.is_some_and(|model| model.replicas.iter().any(|replica| Arc::ptr_eq(replica, &served.replica)))
         };
         match (&self.state, self.member.state) {
@@ -265,7 +293,8 @@ struct Loader {
 }
 
 impl Loader {
-    async fn load(self, member: Member, attempt: u64) -> Loaded {
+    /// `told` hears why an attempt has failed.
+    async fn load(self, member: Member, attempt: u64, told: watch::Sender<Option<String>>) -> Loaded {
         let [mut pause, longest] = RETRY;
         loop {
             match self.fetch_all(&member).await {
@@ -273,6 +302,7 @@ impl Loader {
                 Err(error) => {
                     let (worker, endpoint) = (&member.name, &member.endpoint);
                     tracing::warn!(%worker, endpoint, %error, "cannot take a worker in yet");
+                    told.send_replace(Some(error.to_string()));
                 }
             }
             tokio::time::sleep(pause).await;
@@ -284,7 +314,11 @@ impl Loader {
         let channel = (self.connect)(&member.endpoint)?;
         let mut served = Vec::new();
         for model in &member.models {
-            let fetched = fetch(channel.clone(), &model.name, &model.digest).await?;
+            let fetched = fetch(channel.clone(), &model.name, &model.digest).await;
+            let fetched = fetched.map_err(|error| match error {
+                FetchError::Status(_) if member.endpoint.starts_with("https:") => LoadError::Tls(error),
+                error => LoadError::Fetch(error),
+            })?;
             let text = self.text(&fetched).await?;
             let (worker, lied) = (member.name.clone(), Arc::clone(&self.lied));
             let replica = Arc::new(Replica::new(worker, channel.clone(), fetched.card, lied));

@@ -4,7 +4,10 @@ use std::error::Error;
 use std::fmt;
 
 /// Writes an error and its causes, each word once.
-pub(crate) struct Causes<'a, E: ?Sized>(pub(crate) &'a E);
+pub struct Causes<'a, E: ?Sized>(
+    /// The error.
+    pub &'a E,
+);
 
 impl<E: Error + ?Sized> fmt::Display for Causes<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

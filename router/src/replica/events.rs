@@ -101,7 +101,7 @@ impl Events {
                 Checked::Tokens(tokens) if tokens.ids.is_empty() => {}
                 Checked::Tokens(tokens) => return Ok(Event::Tokens(tokens)),
                 Checked::Finished(finish) => return self.end(finish).await,
-                Checked::Draining => self.replica.set_draining(true),
+                Checked::Draining => self.replica.notice(),
             }
         }
     }

@@ -1,7 +1,11 @@
 //! Bad input: the contract's error with the field's name, and everything else untouched.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
 use http::Method;
-use penstock_router::{Config, Error, Router, ServerError};
+use penstock_router::{AdminKey, Config, Error, Router, ServerError, Workers};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, CONTEXT, Front, MODEL, chat, completion};
@@ -166,8 +170,14 @@ async fn without_keys_only_this_machine_may_ask() {
 }
 
 async fn refused_start(config: Config) -> Error {
-    let connect = penstock_router::Tcp::default().connect();
-    let started = Router::start(config, futures_util::stream::pending(), connect, &prometheus::Registry::new()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let key = AdminKey::read_or_create(&dir.path().join("admin.key")).unwrap();
+    let workers = Workers {
+        members: futures_util::stream::pending().boxed(),
+        staleness: Arc::new(|| Duration::ZERO),
+        connect: penstock_router::Tcp::default().connect(),
+    };
+    let started = Router::start(config, key, workers, &prometheus::Registry::new()).await;
     started.err().expect("must not start")
 }
 
@@ -176,6 +186,9 @@ async fn an_address_that_others_reach_needs_a_word_and_a_taken_one_names_its_fla
     let exposed = refused_start(Config { http: ([0, 0, 0, 0], 0).into(), ..Config::default() }).await;
     assert!(matches!(exposed, Error::Server(ServerError::Exposed { .. })));
     assert!(exposed.to_string().contains("--insecure"));
+    let readable = refused_start(Config { admin: ([0, 0, 0, 0], 0).into(), ..Config::default() }).await;
+    assert!(matches!(readable, Error::Server(ServerError::Plaintext { .. })));
+    assert!(readable.to_string().contains("--tls-cert") && readable.to_string().contains("--admin"));
     let front = Front::start(|_| {}).await;
     let taken = refused_start(Config { http: front.address(), ..Config::default() }).await.to_string();
     assert!(taken.contains("--http") && taken.contains(&front.address().to_string()), "{taken}");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where something is not as it must be")]
 
+mod admin;
 mod anthropic;
 mod bad_input;
 mod grpc;

@@ -1,5 +1,7 @@
 //! A router, its clients, and workers whose every word comes from the test.
 
+mod worker;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -7,30 +9,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::stream::{self, BoxStream};
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use penstock_cluster::MemberEvent;
 use penstock_cluster::membership::{Member, MemberState, PROTOCOL, ServedModel};
-use penstock_proto::worker::{
-    DrainRequest, DrainResponse, FileChunk, FileInfo, FinishReason, Finished, GetLoadRequest, GetModelRequest,
-    GetModelResponse, Load, ModelCard, RankedToken, TokenLogprob, Tokens, WatchLoadRequest, Worker,
-    WorkerGenerateEvent, WorkerGenerateRequest, WorkerServer, get_model_response, worker_generate_event,
-};
+use penstock_proto::worker::WorkerServer;
 use penstock_proto::{ModelName, WorkerName};
-use penstock_router::{Config, Connect, ConnectError, Router};
+use penstock_router::{AdminKey, Config, Connect, ConnectError, Router, Workers};
 use prometheus::Registry;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tonic::Status;
 use tonic::transport::Endpoint;
+
+use worker::Fake;
+pub(crate) use worker::{Call, FakeWorker, LOAD, Traits};
 
 /// The model that the workers serve.
 pub(crate) const MODEL: &str = "parrot";
@@ -44,247 +42,13 @@ pub(crate) fn ids(text: &str) -> Vec<u32> {
     text.bytes().map(|byte| u32::from(byte) + 3).collect()
 }
 
-/// A call that a worker has received.
-pub(crate) struct Call {
-    pub(crate) request: WorkerGenerateRequest,
-    events: mpsc::Sender<Result<WorkerGenerateEvent, Status>>,
-    said: u64,
-}
-
-impl Call {
-    /// The prompt as text.
-    pub(crate) fn prompt(&self) -> String {
-        let bytes = self.request.prompt_ids.iter().filter(|id| **id >= 3).map(|id| (id - 3) as u8).collect();
-        String::from_utf8(bytes).unwrap()
-    }
-
-    /// Sends an event as it stands.
-    pub(crate) async fn send(&self, sequence_number: u64, event: Option<worker_generate_event::Event>) {
-        self.events.send(Ok(WorkerGenerateEvent { sequence_number, event })).await.unwrap();
-    }
-
-    /// Sends tokens where they are due.
-    pub(crate) async fn tokens(&mut self, ids: Vec<u32>) {
-        let position = self.said;
-        self.said += ids.len() as u64;
-        self.send(position, Some(worker_generate_event::Event::Tokens(Tokens { ids, logprobs: Vec::new() }))).await;
-    }
-
-    /// Says a text whose tokens are all so likely, with as many others beside each as were asked for.
-    pub(crate) async fn say_surely(&mut self, text: &str, logprob: f32) {
-        let (position, ids) = (self.said, ids(text));
-        self.said += ids.len() as u64;
-        let top =
-            || (0..self.top_logprobs()).map(|id| RankedToken { id: id + 100, logprob: -1.0 - id as f32 }).collect();
-        let logprobs = ids.iter().map(|_| TokenLogprob { logprob, top: top() }).collect();
-        self.send(position, Some(worker_generate_event::Event::Tokens(Tokens { ids, logprobs }))).await;
-    }
-
-    /// How many of the most likely tokens are asked for.
-    pub(crate) fn top_logprobs(&self) -> u32 {
-        self.request.sampling.as_ref().unwrap().top_logprobs.expect("log-probabilities are asked for")
-    }
-
-    /// Says a text.
-    pub(crate) async fn say(&mut self, text: &str) {
-        self.tokens(ids(text)).await;
-    }
-
-    /// What an honest end says.
-    pub(crate) fn honest_end(&self) -> Finished {
-        Finished {
-            reason: FinishReason::Stop.into(),
-            prompt_tokens: self.request.prompt_ids.len() as u32,
-            output_tokens: self.said as u32,
-            cached_tokens: 1,
-            ..Finished::default()
-        }
-    }
-
-    /// Ends the answer.
-    pub(crate) async fn finish(self) {
-        self.send(self.said, Some(worker_generate_event::Event::Finished(self.honest_end()))).await;
-    }
-
-    /// Fails.
-    pub(crate) async fn fail(self, status: Status) {
-        self.events.send(Err(status)).await.unwrap();
-    }
-
-    /// Says text until nobody takes it.
-    pub(crate) async fn babble(mut self) {
-        loop {
-            let ids = ids(&"x".repeat(4000));
-            let event = worker_generate_event::Event::Tokens(Tokens { ids, logprobs: Vec::new() });
-            let said =
-                self.events.send(Ok(WorkerGenerateEvent { sequence_number: self.said, event: Some(event) })).await;
-            if said.is_err() {
-                return;
-            }
-            self.said += 4000;
-        }
-    }
-
-    /// Waits until the router has dropped the stream.
-    pub(crate) async fn dropped(&self) {
-        self.events.closed().await;
-    }
-}
-
-struct Fake {
-    calls: mpsc::UnboundedSender<Call>,
-    refusal: Arc<Mutex<Option<Status>>>,
-    digest: String,
-    context: u32,
-}
-
-type Answers<T> = BoxStream<'static, Result<T, Status>>;
-
-#[tonic::async_trait]
-impl Worker for Fake {
-    type GetModelStream = Answers<GetModelResponse>;
-    type GenerateStream = Answers<WorkerGenerateEvent>;
-    type WatchLoadStream = Answers<Load>;
-
-    async fn get_model(
-        &self,
-        _: tonic::Request<GetModelRequest>,
-    ) -> Result<tonic::Response<Self::GetModelStream>, Status> {
-        let files = files();
-        let info = |(name, data): (&String, &Vec<u8>)| FileInfo {
-            name: name.clone(),
-            size: data.len() as u64,
-            digest: Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect(),
-        };
-        let card = ModelCard {
-            name: MODEL.to_owned(),
-            digest: self.digest.clone(),
-            context_length: self.context,
-            vocab_size: VOCABULARY,
-            kv_tokens: 2000,
-            files: files.iter().map(info).collect(),
-            ..ModelCard::default()
-        };
-        let mut parts = vec![get_model_response::Part::Card(card)];
-        for (name, data) in files {
-            let (head, tail) = data.split_at(data.len() / 2);
-            for data in [head.to_vec(), tail.to_vec()] {
-                parts.push(get_model_response::Part::File(FileChunk { name: name.clone(), data }));
-            }
-        }
-        let parts = parts.into_iter().map(|part| Ok(GetModelResponse { part: Some(part) }));
-        Ok(tonic::Response::new(stream::iter(parts).boxed()))
-    }
-
-    async fn generate(
-        &self,
-        request: tonic::Request<WorkerGenerateRequest>,
-    ) -> Result<tonic::Response<Self::GenerateStream>, Status> {
-        if let Some(status) = self.refusal.lock().unwrap().clone() {
-            return Err(status);
-        }
-        let (events, stream) = mpsc::channel(4);
-        let _ = self.calls.send(Call { request: request.into_inner(), events, said: 0 });
-        Ok(tonic::Response::new(ReceiverStream::new(stream).boxed()))
-    }
-
-    async fn get_load(&self, _: tonic::Request<GetLoadRequest>) -> Result<tonic::Response<Load>, Status> {
-        Err(Status::unimplemented("not asked by routers yet"))
-    }
-
-    async fn watch_load(
-        &self,
-        _: tonic::Request<WatchLoadRequest>,
-    ) -> Result<tonic::Response<Self::WatchLoadStream>, Status> {
-        Err(Status::unimplemented("not asked by routers yet"))
-    }
-
-    async fn drain(&self, _: tonic::Request<DrainRequest>) -> Result<tonic::Response<DrainResponse>, Status> {
-        Err(Status::unimplemented("not asked by routers yet"))
-    }
-}
-
-/// The model's text files: a byte-level tokenizer in which id = byte + 3.
-fn files() -> BTreeMap<String, Vec<u8>> {
-    let mut vocab = serde_json::Map::new();
-    let specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
-    for (id, token) in specials.iter().enumerate() {
-        vocab.insert((*token).to_owned(), json!(id));
-    }
-    let mut unprintable = 256;
-    for byte in 0..=255_u32 {
-        let code = if matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) {
-            byte
-        } else {
-            unprintable += 1;
-            unprintable - 1
-        };
-        vocab.insert(char::from_u32(code).unwrap().to_string(), json!(byte + 3));
-    }
-    let added = |(id, content): (usize, &&str)| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-               "special": true})
-    };
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    let tokenizer = json!({
-        "version": "1.0",
-        "added_tokens": specials.iter().enumerate().map(added).collect::<Vec<_>>(),
-        "pre_tokenizer": byte_level, "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": []},
-    });
-    let template =
-        "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}";
-    let file = |name: &str, json: Value| (name.to_owned(), json.to_string().into_bytes());
-    BTreeMap::from([
-        file("tokenizer.json", tokenizer),
-        file("tokenizer_config.json", json!({"chat_template": template, "eos_token": "<|im_end|>"})),
-        file("generation_config.json", json!({"temperature": 0.6, "top_k": 20})),
-    ])
-}
-
-/// A worker as the test sees it.
-pub(crate) struct FakeWorker {
-    pub(crate) member: Member,
-    calls: mpsc::UnboundedReceiver<Call>,
-    refusal: Arc<Mutex<Option<Status>>>,
-}
-
-impl FakeWorker {
-    /// The next call that comes.
-    pub(crate) async fn call(&mut self) -> Call {
-        soon(self.calls.recv()).await.unwrap()
-    }
-
-    /// Whether a call has come that nobody took.
-    pub(crate) fn was_called(&mut self) -> bool {
-        self.calls.try_recv().is_ok()
-    }
-
-    /// Refuses every call from now on.
-    pub(crate) fn refuse(&self, status: Status) {
-        *self.refusal.lock().unwrap() = Some(status);
-    }
-}
-
-/// What a worker is like.
-#[derive(Clone)]
-pub(crate) struct Traits {
-    pub(crate) digest: &'static str,
-    pub(crate) context: u32,
-}
-
-impl Default for Traits {
-    fn default() -> Self {
-        Self { digest: "d1", context: CONTEXT }
-    }
-}
-
 type Pipes = Arc<Mutex<BTreeMap<String, mpsc::UnboundedSender<std::io::Result<DuplexStream>>>>>;
 
 /// A running router.
 pub(crate) struct Front {
     pub(crate) router: Router,
     pub(crate) registry: Registry,
+    pub(crate) key: AdminKey,
     members: mpsc::Sender<MemberEvent>,
     pipes: Pipes,
     servers: JoinSet<()>,
@@ -307,21 +71,27 @@ impl Front {
     /// A router without workers.
     pub(crate) async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = Config { http: free, grpc: free, ..Config::default() };
+        let mut config = Config { http: free, grpc: free, admin: free, ..Config::default() };
         change(&mut config);
         let pipes = Pipes::default();
         let (members, events) = mpsc::channel(8);
         let registry = Registry::new();
-        let router = Router::start(config, ReceiverStream::new(events), connect(&pipes), &registry).await.unwrap();
-        Self { router, registry, members, pipes, servers: JoinSet::new() }
+        let dir = tempfile::tempdir().unwrap();
+        let key = AdminKey::read_or_create(&dir.path().join("admin.key")).unwrap();
+        let members_told = ReceiverStream::new(events).boxed();
+        let workers =
+            Workers { members: members_told, staleness: Arc::new(|| Duration::from_secs(1)), connect: connect(&pipes) };
+        let router = Router::start(config, key.clone(), workers, &registry).await.unwrap();
+        Self { router, registry, key, members, pipes, servers: JoinSet::new() }
     }
 
     /// A worker joins.
     pub(crate) async fn join(&mut self, name: &str, traits: Traits) -> FakeWorker {
         let (calls, received) = mpsc::unbounded_channel();
+        let (drains, drained) = mpsc::unbounded_channel();
         let refusal = Arc::default();
         let Traits { digest, context } = traits;
-        let fake = Fake { calls, refusal: Arc::clone(&refusal), digest: digest.to_owned(), context };
+        let fake = Fake { calls, drains, refusal: Arc::clone(&refusal), digest: digest.to_owned(), context };
         let (pipe, incoming) = mpsc::unbounded_channel();
         self.pipes.lock().unwrap().insert(format!("inprocess:{name}"), pipe);
         self.servers.spawn(async move {
@@ -341,7 +111,7 @@ impl Front {
             epoch: Default::default(),
         };
         self.tell(MemberEvent::Joined(member.clone())).await;
-        FakeWorker { member, calls: received, refusal }
+        FakeWorker { member, calls: received, drains: drained, refusal }
     }
 
     /// Tells the router of a member.

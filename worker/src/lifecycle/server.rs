@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
+use penstock_cluster::tls::ServerTls;
 use penstock_proto::worker::WorkerServer;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
-use super::tls::{ServerTls, handshakes};
+use super::tls::handshakes;
 use super::{Inner, Stage};
 
 /// How long streams that never end by themselves, such as health watches, may hold up the end of a server.
@@ -39,7 +40,7 @@ pub(super) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
     match tls {
-        Some(tls) => run(&inner, handshakes(incoming, tls)).await,
+        Some(tls) => run(&inner, handshakes(incoming, &tls)).await,
         None => run(&inner, incoming).await,
     }
 }

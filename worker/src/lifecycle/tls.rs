@@ -1,101 +1,29 @@
-//! TLS on the worker's server: certificates, handshakes, and a line in the log for each connection that fails its one.
+//! TLS on the worker's server: handshakes beside one another.
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{InvalidMessage, RootCertStore, ServerConfig};
+use penstock_cluster::tls::{ServerTls, TlsStream};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tonic::transport::server::TcpIncoming;
-
-/// How long a client may take for its handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Handshakes at once; the next connection waits in the listener's queue.
 const HANDSHAKES: usize = 256;
 
-/// What the server proves of itself, and what it asks of clients.
-#[derive(Debug, Clone)]
-pub struct ServerTls(Arc<ServerConfig>);
-
-/// Certificates that cannot be served with.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidTls {
-    /// No PEM, or none of what is needed in it.
-    #[error("{what}: {source}")]
-    Pem {
-        /// What was read.
-        what: &'static str,
-        /// What is wrong with it.
-        source: pem::Error,
-    },
-    /// There is no certificate in it.
-    #[error("{what}: there is no certificate in it")]
-    Empty {
-        /// What was read.
-        what: &'static str,
-    },
-    /// The certificate and its key do not go together, or an authority is broken.
-    #[error(transparent)]
-    Certificate(#[from] rustls::Error),
-    /// The authorities cannot be checked against.
-    #[error("the authorities of clients: {0}")]
-    Authorities(#[from] VerifierBuilderError),
-}
-
-impl ServerTls {
-    /// From PEM: the certificate with those between it and its authority, its private key, and the authorities that
-    /// clients' certificates must come from; without them clients need none.
-    pub fn new(certificate: &[u8], key: &[u8], clients: Option<&[u8]>) -> Result<Self, InvalidTls> {
-        let builder = ServerConfig::builder();
-        let builder = match clients {
-            Some(authorities) => {
-                let mut roots = RootCertStore::empty();
-                for authority in certificates("the authorities of clients", authorities)? {
-                    roots.add(authority)?;
-                }
-                builder.with_client_cert_verifier(WebPkiClientVerifier::builder(roots.into()).build()?)
-            }
-            None => builder.with_no_client_auth(),
-        };
-        let chain = certificates("the certificate", certificate)?;
-        let key =
-            PrivateKeyDer::from_pem_slice(key).map_err(|source| InvalidTls::Pem { what: "the private key", source })?;
-        let mut config = builder.with_single_cert(chain, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self(Arc::new(config)))
-    }
-}
-
-fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidTls> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match found.map_err(|source| InvalidTls::Pem { what, source })? {
-        none if none.is_empty() => Err(InvalidTls::Empty { what }),
-        found => Ok(found),
-    }
-}
-
 /// The connections whose handshakes have succeeded. One that is slow or fails holds up nobody.
 pub(super) fn handshakes(
     incoming: TcpIncoming,
-    tls: ServerTls,
-) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> + Send {
-    let state = (incoming, TlsAcceptor::from(tls.0), JoinSet::new());
-    let shaken = futures_util::stream::unfold(state, |(mut incoming, acceptor, mut under_way)| async move {
+    tls: &ServerTls,
+) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> + Send + use<> {
+    let state = (incoming, tls.speaking(&["h2"]), JoinSet::new());
+    let shaken = futures_util::stream::unfold(state, |(mut incoming, tls, mut under_way)| async move {
         loop {
             let next = tokio::select! {
                 accepted = incoming.next(), if under_way.len() < HANDSHAKES => match accepted? {
                     Ok(stream) => {
-                        under_way.spawn(handshake(acceptor.clone(), stream));
+                        let tls = tls.clone();
+                        under_way.spawn(async move { tls.accept(stream).await });
                         continue;
                     }
                     Err(error) => Err(error),
@@ -106,32 +34,8 @@ pub(super) fn handshakes(
                     Err(error) => Err(io::Error::from(error)),
                 },
             };
-            return Some((next, (incoming, acceptor, under_way)));
+            return Some((next, (incoming, tls, under_way)));
         }
     });
     Box::pin(shaken)
-}
-
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
-    let peer = stream.peer_addr().ok();
-    match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => refused(peer, &reason(&error)),
-        Err(_) => refused(peer, "it took too long"),
-    }
-}
-
-fn refused(peer: Option<SocketAddr>, reason: &str) -> Option<TlsStream<TcpStream>> {
-    tracing::warn!(?peer, reason, "refused a connection: its TLS handshake failed");
-    None
-}
-
-/// rustls' words, and plain ones for the most common mistake.
-fn reason(error: &io::Error) -> String {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            "the client speaks plaintext".to_owned()
-        }
-        _ => error.to_string(),
-    }
 }
