@@ -124,7 +124,6 @@ impl Dispatch {
         let (events, event) = self.call(model, &call, home).await?;
         let mut rest = Answering { events, reading, ready: VecDeque::new(), deadline: call.deadline };
         rest.reading.read(event, &mut rest.ready);
-        let prompt_tokens = u32::try_from(call.prompt.len()).unwrap_or(u32::MAX);
         let first = rest.next().await?;
         Ok(Answer { called, prompt_tokens: rest.reading.prompt_tokens(), first, rest })
     }
