@@ -82,7 +82,7 @@ impl Api {
         let route = face.route(request.method(), request.uri().path());
         let observation = self.metrics.observe(route, self.tenant.clone());
         let mut notes = Notes::default();
-        let result = self.reply(face, request, id, &mut notes, observation).await;
+        let result = self.reply(request, id, &mut notes, observation).await;
         if let Err(failure) = &result {
             log(id, failure);
         }
@@ -96,7 +96,6 @@ impl Api {
 
     async fn reply(
         &self,
-        face: Face,
         request: http::Request<RequestBody>,
         id: RequestId,
         notes: &mut Notes,
@@ -120,7 +119,7 @@ impl Api {
             }
         };
         let call = Call { method: &parts.method, path: parts.uri.path(), head: &head, tenant: &self.tenant, body };
-        face.answer(self, call, notes, observation).await
+        Face::of(parts.uri.path()).answer(self, call, notes, observation).await
     }
 }
 

@@ -1,5 +1,6 @@
 """The description of the faces: whole by the official clients' types, and true by Schemathesis' requests."""
 
+import collections
 import json
 import os
 import urllib.request
@@ -17,11 +18,15 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 URL = os.environ["PENSTOCK_URL"]
 MODEL = os.environ["PENSTOCK_MODEL"]
 EXAMPLES = 50
+ASKING = {"structured_outputs", "response_format", "text", "tools", "tool_choice"}
 # Headers of the client's, which its types list beside the body's fields.
 HEADERS = {"workspace_id"}
 
 with urllib.request.urlopen(URL + "/openapi.json") as response:
     DOCUMENT = json.load(response)
+
+# How often each call was answered with which status.
+SEEN = collections.Counter()
 
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 schema.config.update(base_url=URL)
@@ -50,8 +55,12 @@ def within_reach(case):
         limit = {"/v1/responses": "max_output_tokens", "/v1/messages/count_tokens": None}.get(case.path, "max_tokens")
         if limit and case.path not in ("/v1/tokenize", "/v1/detokenize"):
             case.body[limit] = 4
-        for name in ("max_completion_tokens", "min_tokens", "stream", "n", "best_of"):
+        for name in ("max_completion_tokens", "min_tokens", "stream", "stream_options", "n", "best_of"):
             case.body.pop(name, None)
+        # Most made-up grammars, schemas and tools are rightly refused: every second request goes without them.
+        if len(json.dumps(case.body)) % 2:
+            for name in [name for name in case.body if name.startswith("guided_") or name in ASKING]:
+                del case.body[name]
 
 
 @schema.parametrize()
@@ -65,4 +74,11 @@ def within_reach(case):
 )
 def test_every_answer_is_as_described(case):
     within_reach(case)
-    case.call_and_validate(checks=[checks.not_a_server_error, response_schema_conformance], timeout=60)
+    response = case.call_and_validate(checks=[checks.not_a_server_error, response_schema_conformance], timeout=60)
+    SEEN[case.path, response.status_code] += 1
+
+
+def test_some_requests_of_every_call_were_answered():
+    # A made-up model is never there.
+    paths = set(DOCUMENT["paths"]) - {"/v1/models/{model}"}
+    assert paths == {path for path, status in SEEN if status == 200 and path in paths}, SEEN

@@ -6,7 +6,7 @@ mod choices;
 mod completion;
 mod encode;
 mod error;
-mod logprobs;
+pub(super) mod logprobs;
 mod models;
 pub(super) mod sampling;
 mod structure;

@@ -77,7 +77,7 @@ impl Shape {
             model: self.model.as_str(),
             content,
             stop_reason: finish.map(reason),
-            stop_sequence: finish.and_then(|finish| finish.stop.as_deref()),
+            stop_sequence: finish.and_then(stop),
             usage,
         }
     }
@@ -107,7 +107,7 @@ impl Encode for Events {
         let Some(finish) = finish else { return };
         let end = json!({
             "type": "message_delta",
-            "delta": {"stop_reason": reason(&finish), "stop_sequence": finish.stop},
+            "delta": {"stop_reason": reason(&finish), "stop_sequence": stop(&finish)},
             "usage": tokens(finish.usage),
         });
         events::write(out, "message_delta", &end);
@@ -155,6 +155,14 @@ fn reason(finish: &Finish) -> &'static str {
         (FinishReason::Stop, None) => "end_turn",
         (FinishReason::Length, _) => "max_tokens",
         (FinishReason::ToolCalls, _) => "tool_use",
+    }
+}
+
+/// The stop text, where it is why the answer ended.
+fn stop(finish: &Finish) -> Option<&str> {
+    match finish.reason {
+        FinishReason::Stop => finish.stop.as_deref(),
+        FinishReason::Length | FinishReason::ToolCalls => None,
     }
 }
 

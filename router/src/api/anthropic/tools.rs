@@ -9,6 +9,9 @@ use crate::request::{Failure, Tool, ToolChoice, Tools};
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Tools, Failure> {
     let mut tools = Tools { parallel: true, ..Tools::default() };
     if let Some(field) = object.take("tools") {
+        if field.json().len() > calling::TOOLS_BYTES {
+            return Err(field.refuse(format!("must have at most {} bytes", calling::TOOLS_BYTES)));
+        }
         let items = field.items(calling::TOOLS)?;
         tools.definitions = items.iter().map(|item| tool(item, ignored)).collect::<Result<_, _>>()?;
         calling::unique(&tools.definitions, |at| format!("{}[{at}].name", field.path()))?;

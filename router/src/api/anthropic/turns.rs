@@ -97,6 +97,9 @@ impl Reader<'_> {
                 _ => tool_calls.push(self.call(block)?),
             }
         }
+        if tool_calls.len() > calling::CALLS {
+            return Err(content.refuse(format!("must have at most {} calls", calling::CALLS)));
+        }
         self.turns.push(Message { tool_calls, ..Message::new(Role::Assistant, said.join("\n")) });
         Ok(())
     }

@@ -19,7 +19,7 @@ pub(super) enum Logprobs {
 }
 
 #[derive(Serialize)]
-pub(super) struct Chosen {
+pub(in crate::api) struct Chosen {
     #[serde(flatten)]
     token: Ranked,
     top_logprobs: Vec<Ranked>,
@@ -76,13 +76,7 @@ impl Logprobs {
     /// Of tokens that stand after `offset` characters, which is moved behind them.
     pub(super) fn new(kind: Kind, tokens: &[TokenLogprob], offset: &mut usize) -> Self {
         match kind {
-            Kind::Chat => {
-                let chosen = |told: &TokenLogprob| Chosen {
-                    token: ranked(&told.token),
-                    top_logprobs: told.top.iter().map(ranked).collect(),
-                };
-                Self::Chat { content: tokens.iter().map(chosen).collect(), refusal: None }
-            }
+            Kind::Chat => Self::Chat { content: chosen(tokens), refusal: None },
             Kind::Completion => {
                 let mut columns = Columns::default();
                 tokens.iter().for_each(|told| columns.push(told, offset));
@@ -108,6 +102,15 @@ impl Columns {
         }
         self.top_logprobs.push(Named(named));
     }
+}
+
+/// Tokens as conversations tell them.
+pub(in crate::api) fn chosen(tokens: &[TokenLogprob]) -> Vec<Chosen> {
+    let chosen = |told: &TokenLogprob| Chosen {
+        token: ranked(&told.token),
+        top_logprobs: told.top.iter().map(ranked).collect(),
+    };
+    tokens.iter().map(chosen).collect()
 }
 
 fn ranked(token: &RankedToken) -> Ranked {

@@ -94,7 +94,7 @@ fn read(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Asking, Fa
 
 fn sampling(object: &mut Object<'_>) -> Result<Sampling, Failure> {
     let included = object.read("include", include)?.unwrap_or(false);
-    let top = object.read("top_logprobs", |field| field.integer(0, 20))?;
+    let top = object.read("top_logprobs", |field| field.integer(0, i128::from(bounds::TOP_LOGPROBS)))?;
     let top = top.map(|top| u32::try_from(top).expect("the range was checked"));
     Ok(Sampling {
         max_tokens: object.read("max_output_tokens", |field| field.count(1))?,

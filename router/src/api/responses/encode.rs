@@ -4,9 +4,10 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde_json::json;
 
-use super::shape::{Shape, Status, ended, part, tokens};
+use super::shape::{Shape, Status, ended, part};
 use crate::api::blocks::{Block, Blocks, Progress};
 use crate::api::events::{self, Encode};
+use crate::api::openai::logprobs::chosen;
 use crate::request::{Delta, Failure};
 
 /// An answer on its way out as events.
@@ -30,6 +31,12 @@ struct Event<'a, T> {
     rest: &'a T,
 }
 
+/// Not by way of a JSON value, in which a temperature of 0.6 has the digits of its f64.
+#[derive(Serialize)]
+struct Carrying<T> {
+    response: T,
+}
+
 impl Events {
     pub(super) fn new(shape: Shape) -> Self {
         Self { shape, blocks: Blocks::default(), numbered: Numbered::default() }
@@ -37,7 +44,7 @@ impl Events {
 
     fn response(&mut self, out: &mut BytesMut, name: &'static str, status: &Status<'_>) {
         let response = self.shape.body(self.blocks.all(), status);
-        self.numbered.write(out, name, &json!({"response": response}));
+        self.numbered.write(out, name, &Carrying { response });
     }
 }
 
@@ -96,7 +103,7 @@ impl Numbered {
             Progress::Text { text, logprobs } => {
                 let delta = json!({
                     "item_id": item_id, "output_index": at, "content_index": 0,
-                    "delta": text, "logprobs": tokens(logprobs),
+                    "delta": text, "logprobs": chosen(logprobs),
                 });
                 self.write(out, "response.output_text.delta", &delta);
             }

@@ -39,7 +39,7 @@ fn read(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<(Option<Constrai
         "json_schema" => {
             let name = calling::name(&object.need("name")?)?;
             let schema = object.need("schema")?;
-            let (text, value) = (schema.json().to_owned(), calling::schema(&schema)?);
+            let (text, value) = (schema.json().to_owned(), bounded(&schema)?);
             let description = object.read("description", Field::string)?;
             // Answers are held to their schema whether that is asked for or not.
             let strict = object.read("strict", Field::bool)?.unwrap_or(false);
@@ -52,6 +52,15 @@ fn read(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<(Option<Constrai
     };
     ignored.extend(object.left());
     Ok(format)
+}
+
+/// A schema for the response to say again; what is wrong within it the worker tells.
+fn bounded(field: &Field<'_>) -> Result<Value, Failure> {
+    if field.json().len() > calling::SCHEMA_BYTES {
+        return Err(field.refuse(format!("must have at most {} bytes", calling::SCHEMA_BYTES)));
+    }
+    field.object()?;
+    serde_json::from_str(field.json()).map_err(|error| field.refuse(format!("cannot be read: {error}")))
 }
 
 #[cfg(test)]

@@ -60,7 +60,10 @@ impl Reader<'_> {
 
     fn message(&mut self, object: &mut Object<'_>) -> Result<(), Failure> {
         let role = object.need("role")?;
-        let role = bounds::role(role.path(), &role.string()?)?;
+        let role = match bounds::role(role.path(), &role.string()?)? {
+            Role::Tool => return Err(role.refuse("must not be tool: results are function_call_output items")),
+            role @ (Role::System | Role::User | Role::Assistant) => role,
+        };
         let content = self.text(&object.need("content")?, &["input_text", "output_text", "refusal"])?;
         self.turns.push(Message::new(role, content));
         Ok(())
@@ -72,7 +75,14 @@ impl Reader<'_> {
         let name = calling::name(&object.need("name")?)?;
         let call = ToolCall { id, name, arguments: object.need("arguments")?.string()? };
         match self.turns.last_mut() {
-            Some(turn) if turn.role == Role::Assistant => turn.tool_calls.push(call),
+            Some(turn) if turn.role == Role::Assistant => {
+                if turn.tool_calls.len() == calling::CALLS {
+                    let path = object.path("call_id");
+                    let message = format!("{path} is one of more than {} calls in one turn", calling::CALLS);
+                    return Err(Failure::field(path, message));
+                }
+                turn.tool_calls.push(call);
+            }
             Some(_) | None => {
                 self.turns.push(Message { tool_calls: vec![call], ..Message::new(Role::Assistant, "") });
             }
@@ -166,6 +176,7 @@ mod tests {
             ("[5]", "input[0]"),
             (r#"[{"role":"user"}]"#, "input[0].content"),
             (r#"[{"role":"wizard","content":"x"}]"#, "input[0].role"),
+            (r#"[{"role":"tool","content":"x"}]"#, "input[0].role"),
             (r#"[{"role":"user","content":[{"type":"input_image"}]}]"#, "input[0].content[0].type"),
             (r#"[{"type":"reasoning","summary":[]}]"#, "input[0].type"),
             (r#"[{"type":"item_reference","id":"x"}]"#, "input[0].type"),

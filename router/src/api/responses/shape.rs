@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::api::blocks::Block;
+use crate::api::openai::logprobs::chosen;
 use crate::fleet::Model;
-use crate::request::{Failure, Finish, FinishReason, RankedToken, TokenLogprob, Usage};
+use crate::request::{Failure, Finish, FinishReason, Usage};
 
 /// What of a body its response says again; how tokens are chosen as filled by the model.
 #[derive(Debug, Serialize)]
@@ -141,21 +142,10 @@ impl Shape {
 pub(super) fn part(block: &Block) -> Value {
     match block {
         Block::Text { text, logprobs } => {
-            json!({"type": "output_text", "text": text, "annotations": [], "logprobs": tokens(logprobs)})
+            json!({"type": "output_text", "text": text, "annotations": [], "logprobs": chosen(logprobs)})
         }
         Block::Call(_) => Value::Null,
     }
-}
-
-/// Log-probabilities as OpenAI writes them.
-pub(super) fn tokens(logprobs: &[TokenLogprob]) -> Vec<Value> {
-    let ranked = |token: &RankedToken| json!({"token": String::from_utf8_lossy(&token.bytes), "bytes": token.bytes, "logprob": token.logprob});
-    let token = |logprob: &TokenLogprob| {
-        let mut token = ranked(&logprob.token);
-        token["top_logprobs"] = logprob.top.iter().map(ranked).collect();
-        token
-    };
-    logprobs.iter().map(token).collect()
 }
 
 /// The status of a response that has ended.

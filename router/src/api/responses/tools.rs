@@ -17,6 +17,9 @@ pub(super) struct Calling {
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Calling, Failure> {
     let mut tools = Tools { parallel: true, ..Tools::default() };
     if let Some(field) = object.take("tools") {
+        if field.json().len() > calling::TOOLS_BYTES {
+            return Err(field.refuse(format!("must have at most {} bytes", calling::TOOLS_BYTES)));
+        }
         let items = field.items(calling::TOOLS)?;
         tools.definitions = items.iter().map(|item| tool(item, ignored)).collect::<Result<_, _>>()?;
         calling::unique(&tools.definitions, |at| format!("{}[{at}].name", field.path()))?;
@@ -51,7 +54,7 @@ fn tool(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Tool, Failure> {
     let tool = Tool {
         name: calling::name(&object.need("name")?)?,
         description: object.read("description", Field::string)?,
-        parameters: object.read("parameters", calling::schema)?.unwrap_or_default(),
+        parameters: object.read("parameters", calling::schema)?.unwrap_or_else(calling::no_arguments),
         strict: object.read("strict", Field::bool)?.unwrap_or(false),
     };
     ignored.extend(object.left());

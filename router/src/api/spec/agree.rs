@@ -61,7 +61,7 @@ fn sample(of: &Type) -> Value {
         Type::Number(Range::AtLeast(least) | Range::MoreThan(least)) => json!(least + 1.0),
         Type::Whole(least, _) => json!((*least).max(1)),
         Type::Word(words) => json!(words.first()),
-        Type::List(of, _) => json!([sample(of)]),
+        Type::List(of, _) | Type::Several(of, _) => json!([sample(of)]),
         Type::Object(fields) => {
             let required = fields.iter().filter(|field: &&Field| field.required);
             required.map(|field| (field.name.to_owned(), sample(&field.of))).collect()
@@ -73,9 +73,15 @@ fn sample(of: &Type) -> Value {
 /// A value of no served type.
 fn wrong(of: &Type) -> Value {
     match of {
-        Type::Either(types) if types.iter().any(|of| matches!(of, Type::Text)) => json!(true),
-        Type::Map(_) | Type::Free | Type::Object(_) | Type::Any | Type::Null | Type::Either(_) => json!(true),
-        Type::Flag | Type::Text | Type::Number(_) | Type::Whole(..) | Type::Word(_) | Type::List(..) => json!({"a": 1}),
+        Type::Either(_) => json!(5),
+        Type::Map(_) | Type::Free | Type::Object(_) | Type::Any | Type::Null => json!(true),
+        Type::Flag
+        | Type::Text
+        | Type::Number(_)
+        | Type::Whole(..)
+        | Type::Word(_)
+        | Type::List(..)
+        | Type::Several(..) => json!({"a": 1}),
     }
 }
 

@@ -5,7 +5,8 @@ use crate::api::openai::unserved::{ABOUT, CHAT, COMMON, COMPLETION};
 use crate::api::{anthropic, bounds, calling, responses};
 
 const NUMBER_OF_TOKENS: Type = Type::Whole(1, Some(u32::MAX as i64));
-const IDS: Type = Type::List(&Type::Whole(0, Some(u32::MAX as i64)), None);
+const ID: Type = Type::Whole(0, Some(u32::MAX as i64));
+const IDS: Type = Type::List(&ID, None);
 const MODEL: Field = must("model", Type::Text, "one of `GET /v1/models`");
 const STREAM: Field = may("stream", Type::Flag, "server-sent events instead of one body");
 const NAME: Field = must("name", Type::Text, "1 to 64 of `a-z A-Z 0-9 _ -`");
@@ -19,7 +20,7 @@ macro_rules! sampling {
             may("max_tokens", NUMBER_OF_TOKENS, "at most what the context leaves"),
             may("temperature", Type::Number(bounds::TEMPERATURE), "the model's own where left out, else 1"),
             may("top_p", Type::Number(bounds::TOP_P), "the model's own where left out, else 1"),
-            may("n", Type::Whole(1, Some(16)), "choices of one prompt"),
+            may("n", Type::Whole(1, Some(bounds::CHOICES as i64)), "choices of one prompt"),
             STREAM,
             may("stream_options", Type::Object(STREAM_OPTIONS), "with `stream: true` only"),
             may("stop", STOP, "not part of the answer"),
@@ -32,28 +33,35 @@ macro_rules! sampling {
             may("repetition_penalty", Type::Number(bounds::REPETITION_PENALTY), "vLLM's; 1: off"),
             may("min_tokens", Type::Whole(0, Some(u32::MAX as i64)), "vLLM's"),
             may("ignore_eos", Type::Flag, "vLLM's"),
-            may("stop_token_ids", Type::List(&IDS_ITEM, Some(bounds::STOP_IDS)), "vLLM's"),
+            may("stop_token_ids", Type::List(&ID, Some(bounds::STOP_IDS)), "vLLM's"),
             may("include_stop_str_in_output", Type::Flag, "vLLM's"),
             may("guided_regex", Type::Text, "vLLM's; the whole answer"),
-            may("guided_choice", Type::List(&Type::Text, None), "vLLM's; the whole answer is one of these"),
+            may("guided_choice", Type::Several(&Type::Text, None), "vLLM's; the whole answer is one of these"),
             may("guided_grammar", Type::Text, "vLLM's; Lark"),
-            may("guided_json", Type::Either(&[Type::Free, Type::Text]), "vLLM's; a JSON Schema"),
+            may("guided_json", Type::Either(&[Type::Free, Type::Text, Type::Flag]), "vLLM's; a JSON Schema"),
+            may("structured_outputs", Type::Object(STRUCTURED), "vLLM's; one of these"),
         ]
     };
 }
 
-const IDS_ITEM: Type = Type::Whole(0, Some(u32::MAX as i64));
+const STRUCTURED: &[Field] = &[
+    may("json", Type::Either(&[Type::Free, Type::Text, Type::Flag]), ""),
+    may("json_object", Type::Flag, ""),
+    may("regex", Type::Text, ""),
+    may("choice", Type::Several(&Type::Text, None), ""),
+    may("grammar", Type::Text, ""),
+];
 const STOP: Type = Type::Either(&[Type::Text, Type::List(&Type::Text, Some(bounds::STOPS))]);
 const STREAM_OPTIONS: &[Field] = &[may("include_usage", Type::Flag, "a last chunk with the usage")];
 
 pub(super) const CHAT_COMPLETION: Body = Body {
     fields: sampling![
-        must("messages", Type::List(&Type::Object(MESSAGE), Some(bounds::MESSAGES)), "at least one"),
+        must("messages", Type::Several(&Type::Object(MESSAGE), Some(bounds::MESSAGES)), "at least one"),
         may("max_completion_tokens", NUMBER_OF_TOKENS, "the same as `max_tokens`"),
         may("logprobs", Type::Flag, ""),
-        may("top_logprobs", Type::Whole(0, Some(20)), "with `logprobs: true` only"),
+        may("top_logprobs", Type::Whole(0, Some(bounds::TOP_LOGPROBS as i64)), "with `logprobs: true` only"),
         may("tools", Type::List(&Type::Object(CHAT_TOOL), Some(calling::TOOLS)), "functions"),
-        may("tool_choice", Type::Either(&[Type::Word(&["none", "auto", "required"]), Type::Object(CHAT_CHOICE)]), ""),
+        may("tool_choice", CHAT_CHOICE, ""),
         may("parallel_tool_calls", Type::Flag, ""),
         may("response_format", Type::Object(RESPONSE_FORMAT), "held to, token by token"),
         may("add_generation_prompt", Type::Flag, "vLLM's"),
@@ -67,14 +75,15 @@ pub(super) const TEXT_COMPLETION: Body = Body {
     fields: sampling![
         must("prompt", PROMPT, "each text, or array of ids, is a choice of its own"),
         may("echo", Type::Flag, "the prompt before the answer"),
-        may("best_of", Type::Whole(1, Some(16)), ""),
-        may("logprobs", Type::Whole(0, Some(20)), "so many beside each token's own"),
+        may("best_of", Type::Whole(1, Some(bounds::CHOICES as i64)), ""),
+        may("logprobs", Type::Whole(0, Some(bounds::TOP_LOGPROBS as i64)), "so many beside each token's own"),
     ],
     unserved: &[COMMON, COMPLETION],
     about: ABOUT,
 };
 
-const PROMPT: Type = Type::Either(&[Type::Text, IDS, Type::List(&Type::Text, None), Type::List(&IDS, None)]);
+const PROMPT: Type =
+    Type::Either(&[Type::Text, Type::Several(&ID, None), Type::Several(&Type::Text, None), Type::Several(&IDS, None)]);
 const CHAT_TOOL: &[Field] = &[
     must("type", Type::Word(&["function"]), ""),
     must(
@@ -88,8 +97,10 @@ const CHAT_TOOL: &[Field] = &[
         "",
     ),
 ];
-const CHAT_CHOICE: &[Field] =
-    &[must("type", Type::Word(&["function"]), ""), must("function", Type::Object(&[NAME]), "")];
+const CHAT_CHOICE: Type = Type::Either(&[
+    Type::Word(&["none", "auto", "required"]),
+    Type::Object(&[must("type", Type::Word(&["function"]), ""), must("function", Type::Object(&[NAME]), "")]),
+]);
 const RESPONSE_FORMAT: &[Field] = &[
     must("type", Type::Word(&["text", "json_object", "json_schema"]), ""),
     may(
@@ -105,7 +116,7 @@ const RESPONSE_FORMAT: &[Field] = &[
 ];
 const MESSAGE: &[Field] = &[
     must("role", Type::Word(&["system", "developer", "user", "assistant", "tool"]), ""),
-    may("content", Type::Either(&[Type::Text, Type::List(&Type::Object(TEXT_PART), None)]), ""),
+    may("content", Type::Either(&[Type::Text, Type::Several(&Type::Object(TEXT_PART), None)]), ""),
     may("name", Type::Text, ""),
     may("tool_calls", Type::List(&Type::Object(TOOL_CALL), None), "of an assistant's turn"),
     may("tool_call_id", Type::Text, "of a tool's turn"),
@@ -121,7 +132,10 @@ pub(super) const TOKENIZE: Body = Body {
     fields: &[
         MODEL,
         may("prompt", Type::Text, "this or `messages`"),
-        may("messages", Type::List(&Type::Object(MESSAGE), Some(bounds::MESSAGES)), "this or `prompt`"),
+        may("messages", Type::Several(&Type::Object(MESSAGE), Some(bounds::MESSAGES)), "this or `prompt`"),
+        may("tools", Type::List(&Type::Object(CHAT_TOOL), Some(calling::TOOLS)), "of messages"),
+        may("tool_choice", CHAT_CHOICE, "of messages"),
+        may("parallel_tool_calls", Type::Flag, "of messages"),
         may("add_special_tokens", Type::Flag, "of a prompt; true where left out"),
         may("add_generation_prompt", Type::Flag, "of messages"),
         may("chat_template_kwargs", Type::Free, "of messages"),
@@ -150,7 +164,7 @@ pub(super) const RESPONSE: Body = Body {
         may("text", Type::Object(TEXT), "held to, token by token"),
         STREAM,
         may("include", Type::List(&Type::Word(INCLUDABLE), Some(16)), "what nothing here makes is included empty"),
-        may("top_logprobs", Type::Whole(0, Some(20)), ""),
+        may("top_logprobs", Type::Whole(0, Some(bounds::TOP_LOGPROBS as i64)), ""),
         may("metadata", Type::Map(&Type::Text), "said again in the response; nothing is kept"),
         may("user", Type::Text, "said again in the response; nothing is kept"),
         may("safety_identifier", Type::Text, "said again in the response; nothing is kept"),
@@ -163,7 +177,7 @@ pub(super) const RESPONSE: Body = Body {
 
 const INPUT: Type = Type::Either(&[
     Type::Text,
-    Type::List(
+    Type::Several(
         &Type::Either(&[Type::Object(INPUT_MESSAGE), Type::Object(FUNCTION_CALL), Type::Object(CALL_OUTPUT)]),
         Some(bounds::MESSAGES),
     ),
@@ -171,7 +185,7 @@ const INPUT: Type = Type::Either(&[
 const INPUT_MESSAGE: &[Field] = &[
     may("type", Type::Word(&["message"]), ""),
     must("role", Type::Word(&["system", "developer", "user", "assistant"]), ""),
-    must("content", Type::Either(&[Type::Text, Type::List(&Type::Object(INPUT_PART), None)]), ""),
+    must("content", Type::Either(&[Type::Text, Type::Several(&Type::Object(INPUT_PART), None)]), ""),
 ];
 const INPUT_PART: &[Field] =
     &[must("type", Type::Word(&["input_text", "output_text"]), ""), must("text", Type::Text, "")];
@@ -184,7 +198,7 @@ const FUNCTION_CALL: &[Field] = &[
 const CALL_OUTPUT: &[Field] = &[
     must("type", Type::Word(&["function_call_output"]), ""),
     must("call_id", Type::Text, ""),
-    must("output", Type::Either(&[Type::Text, Type::List(&Type::Object(OUTPUT_PART), None)]), ""),
+    must("output", Type::Either(&[Type::Text, Type::Several(&Type::Object(OUTPUT_PART), None)]), ""),
 ];
 const OUTPUT_PART: &[Field] = &[must("type", Type::Word(&["input_text"]), ""), must("text", Type::Text, "")];
 const RESPONSE_TOOL: &[Field] = &[
@@ -237,17 +251,17 @@ pub(super) const COUNT: Body = Body {
 
 const MESSAGES: Field = must(
     "messages",
-    Type::List(&Type::Object(TURN), Some(bounds::MESSAGES)),
+    Type::Several(&Type::Object(TURN), Some(bounds::MESSAGES)),
     "at least one; the last one is the user's; no images, no documents",
 );
 const SYSTEM: Field =
-    may("system", Type::Either(&[Type::Text, Type::List(&Type::Object(TEXT_PART), None)]), "instructions");
+    may("system", Type::Either(&[Type::Text, Type::Several(&Type::Object(TEXT_PART), None)]), "instructions");
 const TOOLS: Field =
     may("tools", Type::List(&Type::Object(ANTHROPIC_TOOL), Some(calling::TOOLS)), "the client's own (`custom`)");
 const TOOL_CHOICE: Field = may("tool_choice", Type::Object(ANTHROPIC_CHOICE), "");
 const TURN: &[Field] = &[
     must("role", Type::Word(&["user", "assistant"]), ""),
-    must("content", Type::Either(&[Type::Text, Type::List(&BLOCK, None)]), ""),
+    must("content", Type::Either(&[Type::Text, Type::Several(&BLOCK, None)]), ""),
 ];
 const BLOCK: Type = Type::Either(&[Type::Object(TEXT_PART), Type::Object(TOOL_USE), Type::Object(TOOL_RESULT)]);
 const TOOL_USE: &[Field] =
@@ -255,7 +269,7 @@ const TOOL_USE: &[Field] =
 const TOOL_RESULT: &[Field] = &[
     must("type", Type::Word(&["tool_result"]), ""),
     must("tool_use_id", Type::Text, ""),
-    may("content", Type::Either(&[Type::Text, Type::List(&Type::Object(TEXT_PART), None)]), ""),
+    may("content", Type::Either(&[Type::Text, Type::Several(&Type::Object(TEXT_PART), None)]), ""),
     may("is_error", Type::Flag, "told to the model by `Error: ` before the content"),
 ];
 const ANTHROPIC_TOOL: &[Field] = &[

@@ -20,6 +20,8 @@ pub(super) enum Type {
     Word(&'static [&'static str]),
     /// At most so many, where there is a limit.
     List(&'static Type, Option<usize>),
+    /// At least one, at most so many.
+    Several(&'static Type, Option<usize>),
     /// Any names, values of one type.
     Map(&'static Type),
     /// A JSON object whose fields are its own matter: a schema, arguments.
@@ -112,12 +114,16 @@ impl fmt::Display for Type {
             Self::Text => f.write_str("string"),
             Self::Null => f.write_str("null"),
             Self::Any => f.write_str("anything"),
-            Self::Number(range) => write!(f, "number, {range}"),
+            Self::Number(Range::AtLeast(least)) => write!(f, "number, at least {least}"),
+            Self::Number(Range::MoreThan(least)) => write!(f, "number, above {least}"),
+            Self::Number(range @ (Range::Within(..) | Range::Above(..))) => write!(f, "number, {range}"),
             Self::Whole(least, None) => write!(f, "whole number, at least {least}"),
             Self::Whole(least, Some(most)) => write!(f, "whole number, {least} to {most}"),
             Self::Word(words) => write!(f, "`{}`", words.join("`, `")),
             Self::List(of, None) => write!(f, "array of ({of})"),
             Self::List(of, Some(most)) => write!(f, "array of at most {most} of ({of})"),
+            Self::Several(of, None) => write!(f, "array of at least one ({of})"),
+            Self::Several(of, Some(most)) => write!(f, "array of 1 to {most} of ({of})"),
             Self::Map(of) => write!(f, "object of ({of})"),
             Self::Free => f.write_str("object"),
             Self::Object(fields) => {

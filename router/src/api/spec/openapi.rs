@@ -127,6 +127,10 @@ fn schema(of: &Type, side: Side) -> Value {
         Type::Word(words) => json!({"type": "string", "enum": words}),
         Type::List(of, None) => json!({"type": "array", "items": schema(of, side)}),
         Type::List(of, Some(most)) => json!({"type": "array", "items": schema(of, side), "maxItems": most}),
+        Type::Several(of, None) => json!({"type": "array", "items": schema(of, side), "minItems": 1}),
+        Type::Several(of, Some(most)) => {
+            json!({"type": "array", "items": schema(of, side), "minItems": 1, "maxItems": most})
+        }
         Type::Map(of) => json!({"type": "object", "additionalProperties": schema(of, side)}),
         Type::Free => json!({"type": "object"}),
         Type::Object(fields) => object(fields, side),
