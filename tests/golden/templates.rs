@@ -129,7 +129,12 @@ fn the_models_own_template_gives_transformers_ids() {
     let conversations = reference["conversations"].as_array().expect("a list").iter();
     for (conversation, expected) in conversations.zip(reference["ids"].as_array().expect("a list")) {
         if !is_look_alike(conversation) {
-            assert_eq!(model.encode(&Input::Chat(chat(conversation)), &Tools::default()), Ok(ids(expected)), "{}", conversation["name"]);
+            assert_eq!(
+                model.encode(&Input::Chat(chat(conversation)), &Tools::default()),
+                Ok(ids(expected)),
+                "{}",
+                conversation["name"]
+            );
         }
     }
 }

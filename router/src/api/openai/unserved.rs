@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_is_let_through() {
-        let json = r#"{"functions":[ ],"function_call":"none","modalities":[ "text" ],"prediction":null,"store":false}"#;
+        let json =
+            r#"{"functions":[ ],"function_call":"none","modalities":[ "text" ],"prediction":null,"store":false}"#;
         assert_eq!(check_all(json), Ok(()));
     }
 
