@@ -104,7 +104,7 @@ def test_tools_cost_tokens(client):
 
 @pytest.mark.parametrize("temperature, seed", [(0, 0), (1.5, 1), (1.5, 2)])
 def test_a_call_that_must_be_made_is_made(client, temperature, seed):
-    choice = create(client, tool_choice="required", temperature=temperature, seed=seed, max_tokens=500).choices[0]
+    choice = create(client, tool_choice="required", temperature=temperature, seed=seed, max_tokens=1500).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
     for call in choice.message.tool_calls:

@@ -40,7 +40,7 @@ pub(super) fn stop_text(path: &str, text: String) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// A name of a schema that stands at `path`.
+/// A name of a schema or a tool that stands at `path`.
 pub(super) fn name(path: &str, name: &str) -> Result<(), Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if (1..=64).contains(&name.len()) && name.chars().all(plain) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::bounds;
 use super::json::Field;
 use crate::request::{Failure, Tool, ToolChoice};
 
@@ -15,8 +16,6 @@ pub(super) const CALLS: usize = 128;
 pub(super) const TOOLS_BYTES: usize = 512 << 10;
 /// Bytes of one schema.
 pub(super) const SCHEMA_BYTES: usize = 64 << 10;
-/// Characters of a tool's name, or of a schema's.
-const NAME: usize = 64;
 
 /// A tool's name.
 pub(super) fn name(field: &Field<'_>) -> Result<String, Failure> {
@@ -25,10 +24,7 @@ pub(super) fn name(field: &Field<'_>) -> Result<String, Failure> {
 
 /// A tool's name that stands at `path`.
 pub(super) fn name_at(path: &str, name: String) -> Result<String, Failure> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > NAME || !name.chars().all(plain) {
-        return Err(Failure::field(path, format!("{path} must be 1 to {NAME} of a-z, A-Z, 0-9, _ and -")));
-    }
+    bounds::name(path, &name)?;
     Ok(name)
 }
 

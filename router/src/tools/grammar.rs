@@ -10,6 +10,9 @@ use super::Format;
 use crate::request::{Constraint, Failure, Tool, ToolChoice, Tools};
 use crate::text::Vocabulary;
 
+/// Calls of one answer that is held to a grammar: a weak model that may go on calling does so until its tokens are spent.
+const MOST: usize = 16;
+
 /// What holds an answer, given what the client asks for beside its tools.
 ///
 /// Where a call must be made there is no text, and the client's constraint holds nothing. Where the model is free, the
@@ -77,8 +80,9 @@ impl Writer<'_> {
     /// The rule `calls`, one call or several, and what it needs.
     fn calls(&self) -> String {
         let several = self.tools.allow_several();
-        let more =
-            |separator: &str, call: &str| if several { format!(" ({separator} {call})*") } else { String::new() };
+        let more = |separator: &str, call: &str| {
+            if several { format!(" ({separator} {call}){{0,{}}}", MOST - 1) } else { String::new() }
+        };
         let open = self.marker(self.format.opening());
         let mut out = match self.format {
             Format::Hermes | Format::Generic => {
@@ -272,6 +276,14 @@ mod tests {
     #[test]
     fn several_calls_are_made_where_they_may_be() {
         let one = |format| call(format, "look", LOOK);
+        let crowd = |count| {
+            holds(
+                &marked(),
+                &grammar(&tools(ToolChoice::Required, false, true), Format::Hermes, &marked(), None),
+                &vec![one(Format::Hermes); count].join("\n"),
+            )
+        };
+        assert!(crowd(MOST) && !crowd(MOST + 1));
         for (format, two) in [
             (Format::Hermes, [one(Format::Hermes), one(Format::Hermes)].join("\n")),
             (Format::Llama, [one(Format::Llama), one(Format::Llama)].join("; ")),
