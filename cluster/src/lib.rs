@@ -5,6 +5,7 @@
 //! known state and goes on when the store is away.
 
 mod backoff;
+pub mod catalog;
 pub mod membership;
 pub mod store;
 
