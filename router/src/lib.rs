@@ -3,11 +3,13 @@
 
 mod api;
 mod balance;
+pub mod class;
 pub mod config;
 mod dispatch;
 mod fleet;
 mod metrics;
 pub mod ops;
+pub mod policy;
 pub mod prompt;
 mod replica;
 pub mod request;
