@@ -14,6 +14,7 @@ pub mod prompt;
 mod replica;
 pub mod request;
 mod server;
+pub mod tenant;
 pub mod text;
 
 use std::net::SocketAddr;
