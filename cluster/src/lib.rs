@@ -1,5 +1,5 @@
-//! The state that the parts of a Penstock cluster share: a [`store`] of small documents with leases and watches, and
-//! who is there ([`membership`]).
+//! The state that the parts of a Penstock cluster share: a [`store`] of small documents with leases and watches,
+//! who is there ([`membership`]), and what is allowed ([`catalog`]).
 //!
 //! It knows nothing of requests or engines, and it never stands in a request's path: whoever reads it keeps the last
 //! known state and goes on when the store is away.

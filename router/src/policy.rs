@@ -191,6 +191,21 @@ pub enum Arm {
     },
 }
 
+/// Why nothing may serve a request: of several reasons the one that passes soonest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// There is nothing of this name that the tenant may use.
+    Name,
+    /// What could serve it does not just now.
+    Unavailable,
+    /// The budget is spent.
+    Budget,
+    /// Its class is above every ceiling.
+    Class,
+    /// Nothing may leave.
+    Egress,
+}
+
 /// Where a request may go, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
@@ -226,6 +241,25 @@ impl Decision {
             Verdict::Allowed(_) => None,
             Verdict::Refused(refusal) => Some((&considered.target, refusal)),
         })
+    }
+
+    /// Why nothing may serve the request; None where something may.
+    pub fn denied(&self) -> Option<Denied> {
+        if self.candidates().next().is_some() {
+            return None;
+        }
+        let is = |wanted: fn(&Refusal) -> bool| self.refused().any(|(_, refusal)| wanted(refusal));
+        let denied = match &self.asked {
+            Asked::Unknown(_) | Asked::NotAllowed(_) => Denied::Name,
+            Asked::Route(_) | Asked::Target(_) if is(|it| matches!(it, Refusal::NotServed | Refusal::Broken)) => {
+                Denied::Unavailable
+            }
+            Asked::Route(_) | Asked::Target(_) if is(|it| matches!(it, Refusal::Budget)) => Denied::Budget,
+            Asked::Route(_) | Asked::Target(_) if is(|it| matches!(it, Refusal::Ceiling { .. })) => Denied::Class,
+            Asked::Route(_) | Asked::Target(_) if is(|it| matches!(it, Refusal::NoEgress)) => Denied::Egress,
+            Asked::Route(_) | Asked::Target(_) => Denied::Name,
+        };
+        Some(denied)
     }
 
     /// Where copies may go.

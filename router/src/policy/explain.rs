@@ -94,6 +94,20 @@ fn arm(decision: &Decision) -> String {
     }
 }
 
+impl Explanation {
+    /// What a client is told where nothing may serve its request: class, raisers, and each target's ceiling and line.
+    pub fn refusal(&self) -> String {
+        let raised_by: Vec<String> = self.raised_by.iter().map(|raised| raised.by.to_string()).collect();
+        let (class, asked, raised_by) = (self.class, &self.asked, raised_by.join(", "));
+        let targets: Vec<String> =
+            self.targets.iter().map(|target| target.to_string().trim_start().to_owned()).collect();
+        match targets.as_slice() {
+            [] => format!("{asked}: {}", self.arm),
+            targets => format!("nothing may serve {asked} for class {class} (by {raised_by}): {}", targets.join("; ")),
+        }
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tenant, asked, class, arm, .. } = self;

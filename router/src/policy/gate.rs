@@ -151,6 +151,19 @@ pub enum Refusal {
 
 /// Says whether data of a class may go to a target.
 ///
+/// ```
+/// use penstock_proto::DataClass;
+/// use penstock_router::policy::{Authorised, Refusal, Target, authorise};
+///
+/// fn call(target: &Authorised) -> String {
+///     format!("to {}", target.target())
+/// }
+///
+/// fn send(class: DataClass, target: &Target) -> Result<String, Refusal> {
+///     Ok(call(&authorise(class, target)?))
+/// }
+/// ```
+///
 /// # Errors
 ///
 /// [`Refusal::Ceiling`], [`Refusal::NoEgress`] or [`Refusal::Unknown`].

@@ -6,7 +6,7 @@ use penstock_cluster::catalog::{self, Catalog, Name, Source};
 use penstock_proto::DataClass;
 use proptest::prelude::*;
 
-use super::{Asked, BUCKETS, Bucket, Decision, Egress, Inputs, Load, Refusal, Served, Shape, Tide, Time};
+use super::{Asked, BUCKETS, Bucket, Decision, Denied, Egress, Inputs, Load, Refusal, Served, Shape, Tide, Time};
 use super::{allowed, authorise, decide, explain};
 use crate::class::{Classed, Raiser};
 
@@ -218,6 +218,24 @@ fn an_explanation_names_class_raiser_ceiling_and_line() {
     let json = serde_json::to_value(&explanation).unwrap();
     assert_eq!(json["raised_by"][0]["by"], "detector card in messages[2].content");
     assert_eq!(json["targets"][0]["ceiling_at"], "bank.yaml:6");
+}
+
+#[test]
+fn a_denial_has_the_reason_that_passes_soonest() {
+    let denied = |case: &Case, asked: &str, egress| decide(&Inputs { egress, ..case.inputs(asked) }).denied();
+    let web = Case { tenant: "web", ..Case::new(DataClass::Public) };
+    assert_eq!(denied(&web, "cheap", Egress::Allowed), None);
+    assert_eq!(denied(&web, "cheap", Egress::Forbidden), Some(Denied::Egress));
+    assert_eq!(denied(&web, "small", Egress::Allowed), Some(Denied::Name));
+    let web = Case { tenant: "web", ..Case::new(DataClass::Restricted) };
+    assert_eq!(denied(&web, "cheap", Egress::Allowed), Some(Denied::Class));
+    let refusal = explain(&decide(&web.inputs("cheap"))).refusal();
+    let expected = "nothing may serve cheap for class restricted (by tenant): \
+        split acme/big: class restricted is above its ceiling, public; ceiling public (bank.yaml:5); ";
+    assert!(refusal.starts_with(expected), "{refusal}");
+    let idle = Case { load: Load::default(), ..Case::new(DataClass::Restricted) };
+    assert_eq!(denied(&idle, "assistant", Egress::Allowed), Some(Denied::Unavailable));
+    assert_eq!(denied(&idle, "small:tone", Egress::Allowed), Some(Denied::Name));
 }
 
 const CLASSES: [DataClass; 4] =

