@@ -3,6 +3,7 @@
 //! A key is known by its hash alone. What a tenant may then reach is decided elsewhere.
 
 mod rate;
+mod slots;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::fmt;
 use penstock_cluster::catalog::{Catalog, Digest, Name, OperatorRole};
 
 pub use rate::{Minute, Rate, Taken};
+pub use slots::{Slot, Slots};
 
 /// What every key begins with, so that people and detectors know one when they see it.
 const PREFIX: &str = "psk_";
