@@ -6,7 +6,7 @@ use super::{Hits, iban, numbers};
 const GAP_LIMIT: usize = 3;
 /// Digits of the longest number that anything looks for.
 pub(super) const DIGITS_LIMIT: usize = 24;
-/// Groups of a part of a run that patterns look at by itself.
+/// Groups of a part of a run that is looked at by itself: beside other numbers, one is not written digit by digit.
 const PART_LIMIT: usize = 6;
 /// Digits of the shortest such part.
 const PART_DIGITS: usize = 6;
@@ -148,7 +148,8 @@ fn run(text: &str, groups: &[Group], hits: &mut Hits) {
         }
         let mut digits = [0; DIGITS_LIMIT];
         let mut count = 0;
-        for (last, group) in groups.iter().enumerate().skip(first) {
+        let reach = if first == 0 { DIGITS_LIMIT } else { PART_LIMIT };
+        for (last, group) in groups.iter().enumerate().skip(first).take(reach) {
             let Some(room) = digits.get_mut(count..count + group.len()) else { break };
             room.copy_from_slice(&bytes[group.start..group.end]);
             count += group.len();

@@ -80,7 +80,7 @@ pub(super) fn look(number: &Number<'_>, hits: &mut Hits) {
 
 /// Digits alone are a number by Luhn's checksum one time in ten: the issuer and the way it is written count too.
 fn is_card(number: &Number<'_>) -> bool {
-    ends_word(number) && (number.whole || is_card_layout(number)) && is_issuer(number.digits) && luhn(number.digits)
+    is_issuer(number.digits) && ends_word(number) && (number.whole || is_card_layout(number)) && luhn(number.digits)
 }
 
 /// As cards are written beside other numbers.
@@ -159,12 +159,17 @@ fn is_mobile(number: &Number<'_>) -> bool {
         [b'8', b'6', local @ ..] if local.len() == 11 => (true, local),
         local => (false, local),
     };
-    let layout = country
-        || number.groups.len() == 1
-        || number.whole
-        || [[3, 4, 4], [4, 4, 3], [3, 3, 5]].iter().any(|layout| number.is_written(layout))
-        || [[3, 8], [7, 4]].iter().any(|layout| number.is_written(layout));
-    layout && ends_word(number) && local.len() == 11 && local[0] == b'1' && (b'3'..=b'9').contains(&local[1])
+    local.len() == 11
+        && local[0] == b'1'
+        && (b'3'..=b'9').contains(&local[1])
+        && ends_word(number)
+        && (country || number.groups.len() == 1 || number.whole || is_mobile_layout(number))
+}
+
+/// As mobile numbers are written beside other numbers.
+fn is_mobile_layout(number: &Number<'_>) -> bool {
+    const LAYOUTS: [&[usize]; 5] = [&[3, 4, 4], &[4, 4, 3], &[3, 3, 5], &[3, 8], &[7, 4]];
+    LAYOUTS.iter().any(|layout| number.is_written(layout))
 }
 
 /// Nine digits are an SSN where they are written as one, or the words before them say so.
@@ -174,7 +179,8 @@ fn is_ssn(number: &Number<'_>) -> bool {
     }
     let (area, rest) = number.digits.split_at(3);
     let issued = area != b"000" && area != b"666" && area[0] != b'9' && &rest[..2] != b"00" && &rest[2..] != b"0000";
-    issued && (number.is_written(&[3, 2, 4]) || is_announced(number))
+    let alone = number.whole || number.groups.len() == 1;
+    issued && (number.is_written(&[3, 2, 4]) || (alone && is_announced(number)))
 }
 
 fn is_announced(number: &Number<'_>) -> bool {
