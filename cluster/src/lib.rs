@@ -1,5 +1,5 @@
-//! The state that the parts of a Penstock cluster share: a [`store`] of small documents with leases and watches, and
-//! who is there ([`membership`]).
+//! The state that the parts of a Penstock cluster share: a [`store`] of small documents with leases and watches,
+//! who is there ([`membership`]), and what is allowed ([`catalog`]).
 //!
 //! Beside it stands what its processes prove themselves with ([`tls`]).
 //!
@@ -7,6 +7,7 @@
 //! known state and goes on when the store is away.
 
 mod backoff;
+pub mod catalog;
 pub mod membership;
 pub mod store;
 pub mod tls;

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/catalogs.rs"]
+mod catalogs;
 #[path = "support/contract.rs"]
 mod contract;
 #[path = "support/etcd.rs"]
@@ -18,13 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_cluster::Membership;
+use penstock_cluster::catalog;
 use penstock_cluster::membership::{self, MemberEvent};
 use penstock_cluster::store::{Error, EtcdConfig, EtcdStore, EtcdTls, Key, Login, MemoryStore, Prefix, Store};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use contract::{Rig, next};
 use etcd::{Etcd, Security, TTL};
@@ -356,4 +360,39 @@ async fn membership_goes_on_through_a_compaction_and_a_dead_member_is_gone_withi
     assert!(died.elapsed() < TTL + Duration::from_millis(1500), "{:?}", died.elapsed());
     workers[0].link.mend();
     assert!(matches!(router.next().await, MemberEvent::Joined(member) if member.name == members::name("w1")));
+}
+
+#[tokio::test]
+async fn a_catalogue_has_versions() {
+    catalogs::versions_are_counted_kept_and_brought_back(&*Etcd::start().await.store()).await;
+}
+
+#[tokio::test]
+async fn of_many_catalogues_at_once_each_is_a_version_or_told_to_look() {
+    let etcd = Etcd::start().await;
+    catalogs::of_many_at_once_each_is_a_version_or_told_to_look(etcd.store()).await;
+}
+
+#[tokio::test]
+async fn whoever_follows_the_catalogue_sees_each_new_version() {
+    let etcd = Etcd::start().await;
+    catalogs::whoever_follows_sees_each_new_version(etcd.store()).await;
+}
+
+#[tokio::test]
+async fn following_the_catalogue_rides_out_a_restart_and_a_compaction() {
+    let mut etcd = Etcd::start().await;
+    let store = etcd.store();
+    let tasks = TaskTracker::new();
+    let mut catalogs = catalog::watch(store.clone(), &tasks);
+    catalog::apply(&*store, &catalogs::catalog(&["a"]), "alice").await.unwrap();
+    assert_eq!(catalogs.next().await.number.get(), 1);
+    etcd.restart();
+    while catalog::apply(&*store, &catalogs::catalog(&["b"]), "alice").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    etcd.compact().await;
+    let seen = timeout(Duration::from_secs(20), catalogs.next()).await.expect("it comes once the store is back");
+    assert_eq!(seen.catalog, catalogs::catalog(&["b"]));
+    assert!(catalogs.newest().is_some());
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/catalogs.rs"]
+mod catalogs;
 #[path = "support/contract.rs"]
 mod contract;
 #[path = "support/script.rs"]
@@ -10,6 +12,7 @@ mod script;
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock_cluster::catalog;
 use penstock_cluster::store::{Error, Key, MemoryStore, Prefix, Store, Txn};
 use proptest::prelude::*;
 
@@ -142,4 +145,32 @@ async fn a_change_that_cannot_be_written_is_not_made() {
     assert!(matches!(error, Error::Disk { .. }), "{error:?}");
     assert_eq!(store.get(&key).await.unwrap().unwrap().value, "1");
     assert_eq!(store.revision().await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn a_catalogue_has_versions() {
+    catalogs::versions_are_counted_kept_and_brought_back(&MemoryStore::new()).await;
+    catalogs::of_many_at_once_each_is_a_version_or_told_to_look(Arc::new(MemoryStore::new())).await;
+    catalogs::whoever_follows_sees_each_new_version(Arc::new(MemoryStore::new())).await;
+}
+
+#[tokio::test]
+async fn the_history_of_the_catalogue_is_bounded() {
+    let store = MemoryStore::new();
+    let first = catalog::apply(&store, &catalogs::catalog(&["a"]), "alice").await.unwrap();
+    for _ in 0..64 {
+        catalog::apply(&store, &catalogs::catalog(&["b"]), "alice").await.unwrap();
+    }
+    let gone = catalog::get(&store, Some(first)).await;
+    assert!(matches!(gone, Err(catalog::Error::NoVersion(number)) if number == first), "{gone:?}");
+    assert_eq!(catalog::get(&store, None).await.unwrap().unwrap().number.get(), 65);
+}
+
+#[tokio::test]
+async fn a_catalogue_that_does_not_fit_is_refused() {
+    let store = MemoryStore::new();
+    let sources = vec![catalog::Source { file: "c.yaml".to_owned(), text: format!("#{}\n", "x".repeat(500 << 10)) }];
+    let large = catalog::Catalog::read(sources).unwrap();
+    let error = catalog::apply(&store, &large, "alice").await.unwrap_err();
+    assert!(matches!(error, catalog::Error::TooLarge { .. }) && !error.retryable(), "{error}");
 }

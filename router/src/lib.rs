@@ -4,16 +4,19 @@
 mod admin;
 mod api;
 mod balance;
+pub mod class;
 pub mod config;
 mod dispatch;
 mod fleet;
 mod metrics;
 pub mod ops;
+pub mod policy;
 mod port;
 pub mod prompt;
 mod replica;
 pub mod request;
 mod server;
+pub mod tenant;
 pub mod text;
 mod tools;
 

@@ -1,0 +1,177 @@
+//! The one gate between data and a destination.
+
+use std::fmt;
+
+use penstock_cluster::catalog::{self, At, Catalog};
+use penstock_proto::DataClass;
+
+/// Whether anything may leave the house, whatever the catalogue says: `--no-egress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Egress {
+    /// What the catalogue allows.
+    Allowed,
+    /// Nothing.
+    Forbidden,
+}
+
+/// What keeps a target from being reached by anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Open,
+    NoEgress,
+    Unknown,
+}
+
+/// A target with its ceiling, as the catalogue has it. Only [`Target::resolve`] makes one: a ceiling cannot be invented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    name: catalog::Target,
+    ceiling: DataClass,
+    at: Option<At>,
+    reach: Reach,
+}
+
+impl Target {
+    /// Looks a target up. One that the catalogue does not have can be reached by nothing, except that where the catalogue
+    /// has no tenants (`penstock up` as it comes) every model of the cluster's own may be reached by all.
+    pub fn resolve(catalog: &Catalog, name: &catalog::Target, egress: Egress) -> Self {
+        let found = catalog.ceiling(name);
+        let (external, name) = (matches!(name, catalog::Target::Upstream { .. }), name.clone());
+        match (found, external, egress) {
+            (Some((ceiling, at)), true, Egress::Forbidden) => {
+                Self { name, ceiling, at: Some(at), reach: Reach::NoEgress }
+            }
+            (Some((ceiling, at)), _, _) => Self { name, ceiling, at: Some(at), reach: Reach::Open },
+            (None, false, _) if catalog.tenants.is_empty() => {
+                Self { name, ceiling: DataClass::Restricted, at: None, reach: Reach::Open }
+            }
+            (None, _, _) => Self { name, ceiling: DataClass::Public, at: None, reach: Reach::Unknown },
+        }
+    }
+
+    /// Which it is.
+    pub fn name(&self) -> &catalog::Target {
+        &self.name
+    }
+
+    /// The highest class that may reach it.
+    pub fn ceiling(&self) -> DataClass {
+        self.ceiling
+    }
+
+    /// Where the catalogue sets its ceiling; None for a model that the catalogue does not name.
+    pub fn at(&self) -> Option<&At> {
+        self.at.as_ref()
+    }
+}
+
+impl fmt::Display for Target {
+    /// As `x-penstock-target` has it: `local/MODEL@VERSION` or `UPSTREAM/MODEL`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            catalog::Target::Upstream { upstream, model } => write!(f, "{upstream}/{model}"),
+            catalog::Target::Local { model, version, adapter } => {
+                write!(f, "local/{model}")?;
+                version.iter().try_for_each(|version| write!(f, "@{version}"))?;
+                adapter.iter().try_for_each(|adapter| write!(f, ":{adapter}"))
+            }
+        }
+    }
+}
+
+/// A target that data of a class may be sent to. Whatever calls a target takes one of these, and only [`authorise`] makes
+/// them:
+///
+/// ```compile_fail,E0451
+/// use penstock_proto::DataClass;
+/// use penstock_router::policy::{Authorised, Target};
+///
+/// fn forge(target: Target) -> Authorised {
+///     Authorised { class: DataClass::Restricted, target }
+/// }
+/// ```
+///
+/// Nor can a target be made that nobody looked up:
+///
+/// ```compile_fail,E0451
+/// use penstock_router::policy::Target;
+///
+/// fn lift(target: Target) -> Target {
+///     Target { ceiling: penstock_proto::DataClass::Restricted, ..target }
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authorised {
+    class: DataClass,
+    target: Target,
+}
+
+impl Authorised {
+    /// Where the data may go.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The class of the data that may go there.
+    pub fn class(&self) -> DataClass {
+        self.class
+    }
+}
+
+/// Why a target is not called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The data is too sensitive.
+    #[error("class {class} is above its ceiling, {ceiling}")]
+    Ceiling {
+        /// The data's class.
+        class: DataClass,
+        /// The highest that may reach it.
+        ceiling: DataClass,
+    },
+    /// Nothing may leave.
+    #[error("nothing may leave: --no-egress")]
+    NoEgress,
+    /// The catalogue does not have it.
+    #[error("the catalogue does not have it")]
+    Unknown,
+    /// The tenant may not use it.
+    #[error("the tenant may not use it")]
+    NotAllowed,
+    /// It failed too often just now.
+    #[error("it failed too often just now")]
+    Broken,
+    /// No worker serves it now.
+    #[error("no worker serves it now")]
+    NotServed,
+    /// The tenant's budget does not cover it.
+    #[error("the tenant's budget does not cover it")]
+    Budget,
+}
+
+/// Says whether data of a class may go to a target.
+///
+/// ```
+/// use penstock_proto::DataClass;
+/// use penstock_router::policy::{Authorised, Refusal, Target, authorise};
+///
+/// fn call(target: &Authorised) -> String {
+///     format!("to {}", target.target())
+/// }
+///
+/// fn send(class: DataClass, target: &Target) -> Result<String, Refusal> {
+///     Ok(call(&authorise(class, target)?))
+/// }
+/// ```
+///
+/// # Errors
+///
+/// [`Refusal::Ceiling`], [`Refusal::NoEgress`] or [`Refusal::Unknown`].
+pub fn authorise(class: DataClass, target: &Target) -> Result<Authorised, Refusal> {
+    match target.reach {
+        Reach::Unknown => Err(Refusal::Unknown),
+        Reach::NoEgress => Err(Refusal::NoEgress),
+        Reach::Open if class > target.ceiling => Err(Refusal::Ceiling { class, ceiling: target.ceiling }),
+        Reach::Open => Ok(Authorised { class, target: target.clone() }),
+    }
+}
