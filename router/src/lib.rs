@@ -13,6 +13,7 @@ mod replica;
 pub mod request;
 mod server;
 pub mod text;
+pub mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
