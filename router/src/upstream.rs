@@ -99,9 +99,9 @@ impl Upstream {
     /// Calls the upstream and waits for the first piece of its answer: what fails before it is a refusal, and another
     /// target may be tried. Where that is safe, the same call is made again.
     pub async fn send(&self, prepared: &Prepared) -> Result<UpstreamAnswer, Failure> {
+        let mut called = self.admit()?;
         let mut attempt = 1;
         loop {
-            let called = self.admit()?;
             let fault = match self.attempt(prepared, called).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
@@ -113,6 +113,7 @@ impl Upstream {
                 Some(pause) if attempt < ATTEMPTS => sleep(pause).await,
                 Some(_) | None => return Err(fault.failure(&self.name)),
             }
+            called = self.admit().map_err(|_| fault.failure(&self.name))?;
             attempt += 1;
         }
     }
