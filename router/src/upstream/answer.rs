@@ -89,8 +89,8 @@ pub(super) struct Reading {
     response: Response,
     shape: Shape,
     reader: Reader,
-    /// Read, and not given out yet.
-    ready: VecDeque<Piece>,
+    /// Read, and not given out yet; what came before a fault is said before it.
+    ready: VecDeque<Result<Piece, Fault>>,
     received: u64,
     /// Until then the next piece must be there.
     until: Instant,
@@ -123,48 +123,47 @@ impl Reading {
     /// The next piece that says something.
     async fn next(&mut self) -> Result<Piece, Fault> {
         loop {
-            if self.ready.front().is_some_and(|piece| piece.end.is_some()) {
+            if self.ready.front().is_some_and(|piece| piece.as_ref().is_ok_and(|piece| piece.end.is_some())) {
                 let linger = self.deadline.min(Instant::now() + LINGER);
                 while let Ok(Ok(Some(_))) = timeout_at(linger, self.response.chunk()).await {}
             }
             if let Some(piece) = self.ready.pop_front() {
-                return Ok(piece);
+                return piece;
             }
             match self.chunk().await? {
-                Some(bytes) => self.take(&bytes)?,
+                Some(bytes) => self.take(&bytes),
                 None => {
                     let piece = match &self.shape {
                         Shape::Events(_) => self.reader.end(),
                         Shape::Whole(body) => self.reader.whole(body, self.key.as_ref()),
                     };
-                    self.ready.push_back(piece?);
+                    self.ready.push_back(piece);
                 }
             }
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        let too_long = |TooLong| Fault::Invalid("an event is too long");
+    fn take(&mut self, bytes: &[u8]) {
         match &mut self.shape {
             Shape::Whole(body) if body.len() + bytes.len() > WHOLE_LIMIT => {
-                return Err(Fault::Invalid("the answer is too long"));
+                self.ready.push_back(Err(Fault::Invalid("the answer is too long")));
             }
             Shape::Whole(body) => body.extend_from_slice(bytes),
             Shape::Events(events) => {
                 events.push(bytes);
-                while let Some(event) = events.next().map_err(too_long)? {
-                    let piece = self.reader.event(&event, self.key.as_ref())?;
-                    let ended = piece.end.is_some();
-                    if ended || piece.delta != Delta::default() {
+                while let Some(event) = events.next().transpose() {
+                    let event = event.map_err(|TooLong| Fault::Invalid("an event is too long"));
+                    let piece = event.and_then(|event| self.reader.event(&event, self.key.as_ref()));
+                    let last = piece.as_ref().map_or(true, |piece| piece.end.is_some());
+                    if last || piece.as_ref().is_ok_and(|piece| piece.delta != Delta::default()) {
                         self.ready.push_back(piece);
                     }
-                    if ended {
+                    if last {
                         break;
                     }
                 }
             }
         }
-        Ok(())
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {

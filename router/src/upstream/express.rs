@@ -52,3 +52,8 @@ pub(super) fn schema(request: &Request) -> Result<Option<serde_json::Value>, Fai
         Some(Constraint::Regex(_) | Constraint::Grammar(_)) | None => Ok(None),
     }
 }
+
+/// Whether a schema is the one that every object satisfies, and nothing else: "some JSON", as protocols call it.
+pub(super) fn is_any_object(schema: &serde_json::Value) -> bool {
+    schema.as_object().is_some_and(|fields| fields.len() == 1 && schema["type"] == "object")
+}

@@ -110,6 +110,8 @@ async fn what_a_request_leaves_open_is_left_open_and_every_choice_has_its_word()
     assert_eq!(word(ToolChoice::Auto, true), json!({"type": "auto", "disable_parallel_tool_use": false}));
     assert_eq!(word(ToolChoice::Required, false), json!({"type": "any", "disable_parallel_tool_use": true}));
     assert_eq!(word(ToolChoice::None, false), json!({"type": "none"}));
+    let any = Request { constraint: Some(Constraint::JsonSchema(r#"{"type":"object"}"#.into())), ..hi() };
+    assert_eq!(body(&any)["tools"], json!([{"name": "answer", "input_schema": {"type": "object"}}]));
 }
 
 #[tokio::test]

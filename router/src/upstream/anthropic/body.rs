@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::Prepared;
-use super::super::express::{local_only, refusal, refuse, schema};
+use super::super::express::{is_any_object, local_only, refusal, refuse, schema};
 use super::super::reader::Reader as AnyReader;
 use super::turns::{Block, Turn, turns};
 use super::{ANSWER_TOOL, Form, PROTOCOL, Reader};
@@ -91,7 +91,9 @@ fn tools(request: &Request) -> Result<(Form, Vec<ToolBody<'_>>, Option<Value>), 
     let tools = &request.tools;
     match schema(request)? {
         Some(schema) if tools.definitions.is_empty() && schema["type"] == "object" => {
-            let tool = ToolBody { name: ANSWER_TOOL, description: None, input_schema: schema, strict: true };
+            // Arguments are an object whatever is said; strict schemas must say more.
+            let strict = !is_any_object(&schema);
+            let tool = ToolBody { name: ANSWER_TOOL, description: None, input_schema: schema, strict };
             let choice = json!({"type": "tool", "name": ANSWER_TOOL, "disable_parallel_tool_use": true});
             Ok((Form::Structured, vec![tool], Some(choice)))
         }
@@ -105,10 +107,8 @@ fn tools(request: &Request) -> Result<(Form, Vec<ToolBody<'_>>, Option<Value>), 
 
 fn tool(tool: &Tool) -> ToolBody<'_> {
     // A tool without parameters has an empty object as its arguments.
-    let input_schema = match tool.parameters.is_empty() {
-        true => json!({"type": "object"}),
-        false => Value::Object(tool.parameters.clone()),
-    };
+    let any = || json!({"type": "object"});
+    let input_schema = if tool.parameters.is_empty() { any() } else { Value::Object(tool.parameters.clone()) };
     ToolBody { name: &tool.name, description: tool.description.as_deref(), input_schema, strict: tool.strict }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::express::{local_only, refusal, refuse, schema};
+use super::super::express::{is_any_object, local_only, refusal, refuse, schema};
 use super::super::reader::Reader as AnyReader;
 use super::super::{OpenAiBound, Prepared};
 use super::{Call, PROTOCOL, Reader};
@@ -217,7 +217,7 @@ fn choice(tools: &Tools) -> Value {
 
 /// A constraint is a promise, so the schema is strict; the one that any object satisfies has a word of its own.
 fn response_format(schema: Value) -> Value {
-    if schema == json!({"type": "object"}) {
+    if is_any_object(&schema) {
         return json!({"type": "json_object"});
     }
     json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": true}})
