@@ -1,6 +1,6 @@
-//! External upstreams: a [`Request`] goes out in a provider's words, its answer comes back as deltas. Bodies are rebuilt
-//! from the typed request alone; nothing that a client wrote beside it can leave. Whether an upstream may be called at all
-//! is policy's to say, before anything here is asked.
+//! External upstreams: a [`Request`] goes out in a provider's words, its answer comes back as deltas. Bodies are
+//! rebuilt from the typed request alone; nothing that a client wrote beside it can leave. Whether an upstream may be
+//! called at all is policy's to say, before anything here is asked.
 
 mod answer;
 mod anthropic;
@@ -68,7 +68,7 @@ impl Prepared {
         Self { path, body, reader, bound, deadline: request.deadline }
     }
 
-    /// The bytes that go out as the body; the output of detectors and records is about these.
+    /// The bytes that go out as the body.
     pub fn body(&self) -> &[u8] {
         &self.body
     }

@@ -256,7 +256,7 @@ async fn what_the_protocol_has_no_word_for_is_refused_by_name_and_nobody_is_call
         ("frequency_penalty", with(|it| it.sampling.frequency_penalty = Some(0.5))),
         ("seed", with(|it| it.sampling.seed = Some(1))),
         ("logprobs", with(|it| it.sampling.top_logprobs = Some(0))),
-        ("logit_bias", with(|it| drop(it.sampling.logit_bias.insert(1, 1.0)))),
+        ("logit_bias", with(|it| it.sampling.logit_bias = [(1, 1.0)].into())),
         ("stop", with(|it| it.stop.texts = vec!["\n".into()])),
         ("response_format", with(|it| it.constraint = Some(Constraint::Regex("a".into())))),
         ("response_format", with(|it| it.constraint = Some(Constraint::JsonSchema(r#"{"type":"array"}"#.into())))),

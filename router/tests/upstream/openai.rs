@@ -237,7 +237,7 @@ async fn what_the_protocol_has_no_word_for_is_refused_by_name_and_nobody_is_call
     };
     let cases = [
         ("prompt", request(Input::Tokens(vec![1]))),
-        ("logit_bias", chat(|it| drop(it.sampling.logit_bias.insert(1, 1.0)))),
+        ("logit_bias", chat(|it| it.sampling.logit_bias = [(1, 1.0)].into())),
         ("stop_token_ids", chat(|it| it.sampling.stop_token_ids = vec![1])),
         ("top_k", chat(|it| it.sampling.top_k = Some(1))),
         ("min_p", chat(|it| it.sampling.min_p = Some(0.1))),
