@@ -59,7 +59,8 @@ impl Reader {
 /// Reads JSON of an upstream. A body that ends in the middle is one that broke off.
 pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Fault> {
     serde_json::from_slice(json).map_err(|error| {
-        tracing::warn!(line = error.line(), column = error.column(), kind = ?error.classify(), "upstream sent no answer");
+        let (column, kind) = (error.column(), error.classify());
+        tracing::warn!(line = error.line(), column, ?kind, "upstream sent no answer");
         if error.is_eof() { Fault::Lost } else { Fault::Invalid("its JSON is not of the protocol") }
     })
 }

@@ -84,9 +84,9 @@ pub(in crate::upstream) fn prepare(model: &str, request: &Request, max_tokens: u
     Ok(Prepared::new("/messages", body, AnyReader::Anthropic(Reader::new(form)), (request, max_tokens)))
 }
 
-/// The tools, the choice among them, and what that makes of the answer. A schema is kept by a strict tool that the model
-/// must call, which leaves no room for other tools and holds only objects; any other is refused, since without it the
-/// answer could be anything.
+/// The tools, the choice among them, and what that makes of the answer. A schema is kept by a strict tool that the
+/// model must call, which leaves no room for other tools and holds only objects; any other is refused, since without
+/// it the answer could be anything.
 fn tools(request: &Request) -> Result<(Form, Vec<ToolBody<'_>>, Option<Value>), Failure> {
     let tools = &request.tools;
     match schema(request)? {
