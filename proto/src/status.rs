@@ -89,6 +89,24 @@ codes! {
     WorkerLost = "capacity_worker_lost", Aborted, 503, true, Capacity;
     /// The deadline passed.
     DeadlineExceeded = "capacity_deadline_exceeded", DeadlineExceeded, 504, false, Capacity;
+    /// The provider does not take the request as it is; the message holds what it said.
+    ProviderRejected = "provider_rejected", FailedPrecondition, 502, false, Provider;
+    /// The provider does not accept the organisation's key.
+    ProviderUnauthenticated = "provider_unauthenticated", FailedPrecondition, 502, false, Provider;
+    /// The provider has no such model, or no such path.
+    ProviderModelNotFound = "provider_model_not_found", FailedPrecondition, 502, false, Provider;
+    /// The provider withheld the answer, or the rest of it.
+    ProviderFiltered = "provider_filtered", FailedPrecondition, 502, false, Provider;
+    /// The provider takes no more requests of the organisation for now.
+    ProviderRateLimited = "provider_rate_limited", ResourceExhausted, 502, true, Provider;
+    /// The provider cannot be reached, or fails.
+    ProviderUnavailable = "provider_unavailable", Unavailable, 502, true, Provider;
+    /// The provider's answer broke off.
+    ProviderLost = "provider_lost", Aborted, 502, true, Provider;
+    /// What the provider sent is no answer.
+    ProviderInvalidAnswer = "provider_invalid_answer", Unavailable, 502, true, Provider;
+    /// The provider was silent for too long.
+    ProviderTimeout = "provider_timeout", DeadlineExceeded, 504, true, Provider;
     /// A bug, or a broken part.
     Internal = "internal_error", Internal, 500, false, Internal;
 }

@@ -1,5 +1,5 @@
-//! The router's settings: typed, with their defaults, checked at start. The command line fills them; nothing here reads
-//! the environment.
+//! The router's settings: typed, with their defaults, checked at start. The command line fills them; the environment is
+//! read for the keys of upstreams alone, whose catalogue names the variables.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -102,4 +102,10 @@ impl Default for Limits {
             stall_time: Duration::from_secs(30),
         }
     }
+}
+
+/// A variable that a catalogue names; None where it is not set or not Unicode.
+#[expect(clippy::disallowed_methods, reason = "config.rs is where the environment is read")]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }

@@ -19,6 +19,7 @@ mod server;
 pub mod tenant;
 pub mod text;
 mod tools;
+pub mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -8,8 +8,8 @@ use penstock_engine::grammar::{self, Grammar};
 use penstock_engine::runner::scripted::{Script, ScriptedRunner};
 use penstock_engine::runner::{self, ModelRunner, Shape};
 use penstock_engine::{
-    Config, Engine, Event, Events, Failure, FinishReason, Priority, SamplingParams, Submission, Tenant, TokenLogprob,
-    clock,
+    Config, Engine, Event, Events, Failure, FinishReason, PrefixScope, Priority, SamplingParams, Submission, Tenant,
+    TokenLogprob, clock,
 };
 
 const VOCAB: usize = 97;
@@ -49,6 +49,8 @@ fn submission(prompt: Vec<TokenId>, sampling: SamplingParams) -> Submission {
         prompt,
         resume: Vec::new(),
         sampling,
+        scope: PrefixScope::Tenant,
+        cache_salt: Vec::new(),
     }
 }
 
