@@ -271,7 +271,7 @@ mod tests {
         let told = |top_logprobs, logprobs: Vec<TokenLogprob>| {
             let tokens = worker::Tokens { ids: vec![3], logprobs };
             let event = Some(worker_generate_event::Event::Tokens(tokens));
-            Checks { top_logprobs, ..checks() }.check(WorkerGenerateEvent { sequence_number: 0, event })
+            Checks { top_logprobs, ..checks() }.check(WorkerGenerateEvent { event, ..WorkerGenerateEvent::default() })
         };
         let passed = Logprob { logprob: -0.5, top: vec![(3, -0.5), (9, f32::NEG_INFINITY)] };
         let tokens = Tokens { ids: vec![3], logprobs: vec![passed] };

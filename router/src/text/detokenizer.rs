@@ -143,6 +143,16 @@ mod tests {
     }
 
     #[test]
+    fn special_ids_that_are_shown_are_spelled_out() {
+        let vocabulary = Arc::new(fixture::byte_level());
+        let id = |byte| fixture::byte_id(&vocabulary, byte);
+        let mut detokenizer = Detokenizer::new(vocabulary.clone());
+        detokenizer.show(vec![1]);
+        let pieces = [id(b'a'), id(0xF0), 1, 2, id(b'b')].map(|id| detokenizer.push(id));
+        assert_eq!(pieces, ["a", "", "\u{FFFD}<|im_start|>", "", "b"]);
+    }
+
+    #[test]
     fn an_unfinished_character_ends_as_a_replacement() {
         let vocabulary = Arc::new(fixture::byte_level());
         let ids: Vec<u32> = "😀".bytes().take(3).map(|byte| fixture::byte_id(&vocabulary, byte)).collect();
