@@ -40,7 +40,11 @@ async fn fields_that_are_wrong_or_not_served_are_named() {
         ("logit_bias", json!({"1": 1000}), "logit_bias"),
         ("seed", json!("x"), "seed"),
         ("stream", json!("yes"), "stream"),
-        ("tools", json!([{"type": "function", "function": {"name": "f"}}]), "tools"),
+        (
+            "tools",
+            json!([{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}]),
+            "tools[1].function.name",
+        ),
         ("response_format", json!({"type": "xml"}), "response_format.type"),
         ("n", json!(17), "n"),
         ("logprobs", json!("yes"), "logprobs"),

@@ -194,7 +194,9 @@ proptest! {
     fn digests_uuids_and_words_have_nothing_in_them(
         digest in "[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[a-f][0-9a-f]{11}|([a-z]{1,9} ){1,20}",
     ) {
-        let found: Vec<String> = found(&digest).into_iter().filter(|name| name != "vip").collect();
+        // A UUID that looks like an IBAN is one by its check digits once in 97 times: to find it then is right.
+        let excused = |name: &String| name == "vip" || (name == "iban" && digest.contains('-'));
+        let found: Vec<String> = found(&digest).into_iter().filter(|name| !excused(name)).collect();
         prop_assert!(found.is_empty(), "{}: {:?}", digest, found);
     }
 
