@@ -45,7 +45,7 @@ check: test-tools ## format, lints, docs, licences and bans
 bench: bench-engine bench-router ## beside the peers, on this machine, in one run; figures for bench/RESULTS.md
 
 bench-engine: build test-tools test-model target/bench/engine/.ready ## beside llama.cpp's server, the same file
-	$(VENV)/bin/python bench/engine.py --model $(PENSTOCK_TEST_MODEL) --llama target/bench/engine/bin/llama-cpp-server
+	$(VENV)/bin/python bench/engine.py --model $(PENSTOCK_TEST_MODEL) --llama target/bench/engine
 
 bench-router: build test-tools target/bench/router/.ready ## beside SMG and vllm-router, the same scripted engines
 	target/bench/router/bin/python bench/router.py --etcd $(VENV)/bin/etcd

