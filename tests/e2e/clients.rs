@@ -1,5 +1,6 @@
 //! Official clients and the shell.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::up::{MODEL, PENSTOCK, Up, python};
@@ -28,6 +29,21 @@ fn official_openai_and_grpc_clients_work_unchanged() {
     passes(&up, "test_responses.py");
     passes(&up, "test_tools.py");
     passes(&up, "test_grpc.py");
+}
+
+#[test]
+fn the_official_javascript_client_works_unchanged() {
+    let up = Up::start(&[]);
+    let output = Command::new(Path::new(&python()).with_file_name("node"))
+        .args(["--test", "--test-reporter=tap", "tests/clients/npm/openai.test.js"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("PENSTOCK_URL", &up.url)
+        .env("PENSTOCK_MODEL", MODEL)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}\n{}", String::from_utf8_lossy(&output.stderr), up.log());
+    assert!(text.contains("\n# pass 5\n"), "not every test ran: {text}");
 }
 
 #[test]
