@@ -46,7 +46,7 @@ def measure(start, args):
     args.port = free_port()
     url = f"http://127.0.0.1:{args.port}"
     with start(args) as server:
-        figures = {("ready", "s"): server.wait_url(f"{url}/v1/models")}
+        figures = {("ready", "s"): server.wait_url(f"{url}/health")}
         load("--url", url, "--model", "bench", "--requests", 1, "--max-tokens", 4)
         for name, flags, figure, unit in MEASURES:
             figures[(name, unit)] = figure(load("--url", url, "--model", "bench", *flags))
