@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::bounds;
-use super::json::Field;
+use super::json::{Field, Object};
 use crate::request::{Failure, Tool, ToolChoice};
 
 /// Tools of one request.
@@ -56,6 +56,34 @@ pub(super) fn schema_at(path: &str, json: &str) -> Result<Map<String, Value>, Fa
 /// The schema of a tool that takes no arguments.
 pub(super) fn no_arguments() -> Map<String, Value> {
     Map::from_iter([("type".to_owned(), json!("object")), ("properties".to_owned(), json!({}))])
+}
+
+/// The `tools` of a body, each read by `tool`; `name` is where a tool has its name.
+pub(super) fn definitions(
+    object: &mut Object<'_>,
+    name: &str,
+    tool: impl FnMut(&Field<'_>) -> Result<Tool, Failure>,
+) -> Result<Vec<Tool>, Failure> {
+    let Some(field) = object.take("tools") else { return Ok(Vec::new()) };
+    if field.json().len() > TOOLS_BYTES {
+        return Err(field.refuse(format!("must have at most {TOOLS_BYTES} bytes")));
+    }
+    let tools = field.items(TOOLS)?.iter().map(tool).collect::<Result<Vec<_>, _>>()?;
+    unique(&tools, |at| format!("{}[{at}].{name}", field.path()))?;
+    Ok(tools)
+}
+
+/// A choice in one of OpenAI's words; None where it is no word.
+pub(super) fn word(field: &Field<'_>) -> Result<Option<ToolChoice>, Failure> {
+    if field.kind() != "a string" {
+        return Ok(None);
+    }
+    match field.string()?.as_str() {
+        "auto" => Ok(Some(ToolChoice::Auto)),
+        "none" => Ok(Some(ToolChoice::None)),
+        "required" => Ok(Some(ToolChoice::Required)),
+        _ => Err(field.refuse("must be none, auto, required or a function")),
+    }
 }
 
 /// Names are there once. `path` gives the place of a name.

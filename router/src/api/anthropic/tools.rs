@@ -7,15 +7,8 @@ use crate::request::{Failure, Tool, ToolChoice, Tools};
 
 /// The tools of a body and the choice among them.
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Tools, Failure> {
-    let mut tools = Tools { parallel: true, ..Tools::default() };
-    if let Some(field) = object.take("tools") {
-        if field.json().len() > calling::TOOLS_BYTES {
-            return Err(field.refuse(format!("must have at most {} bytes", calling::TOOLS_BYTES)));
-        }
-        let items = field.items(calling::TOOLS)?;
-        tools.definitions = items.iter().map(|item| tool(item, ignored)).collect::<Result<_, _>>()?;
-        calling::unique(&tools.definitions, |at| format!("{}[{at}].name", field.path()))?;
-    }
+    let definitions = calling::definitions(object, "name", |item| tool(item, ignored))?;
+    let mut tools = Tools { definitions, parallel: true, ..Tools::default() };
     if let Some(field) = object.take("tool_choice") {
         choice(&field, &mut tools, ignored)?;
     }

@@ -15,15 +15,8 @@ pub(super) struct Calling {
 
 /// `tools`, `tool_choice` and `parallel_tool_calls`.
 pub(super) fn decode(object: &mut Object<'_>, ignored: &mut Vec<String>) -> Result<Calling, Failure> {
-    let mut tools = Tools { parallel: true, ..Tools::default() };
-    if let Some(field) = object.take("tools") {
-        if field.json().len() > calling::TOOLS_BYTES {
-            return Err(field.refuse(format!("must have at most {} bytes", calling::TOOLS_BYTES)));
-        }
-        let items = field.items(calling::TOOLS)?;
-        tools.definitions = items.iter().map(|item| tool(item, ignored)).collect::<Result<_, _>>()?;
-        calling::unique(&tools.definitions, |at| format!("{}[{at}].name", field.path()))?;
-    }
+    let definitions = calling::definitions(object, "name", |item| tool(item, ignored))?;
+    let mut tools = Tools { definitions, parallel: true, ..Tools::default() };
     if let Some(field) = object.take("tool_choice") {
         let choice = choice(&field, ignored)?;
         tools.choice = calling::choice(&field, choice, &tools.definitions)?;
@@ -62,13 +55,8 @@ fn tool(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<Tool, Failure> {
 }
 
 fn choice(field: &Field<'_>, ignored: &mut Vec<String>) -> Result<ToolChoice, Failure> {
-    if field.kind() == "a string" {
-        return match field.string()?.as_str() {
-            "auto" => Ok(ToolChoice::Auto),
-            "none" => Ok(ToolChoice::None),
-            "required" => Ok(ToolChoice::Required),
-            _ => Err(field.refuse("must be none, auto, required or a function")),
-        };
+    if let Some(choice) = calling::word(field)? {
+        return Ok(choice);
     }
     let mut object = field.object()?;
     let kind = object.need("type")?;
