@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::StreamExt as _;
 use penstock_cluster::Membership;
-use penstock_router::{AdminKey, Balance, Error, KeyError, Router, ServerError, Tcp, Workers};
+use penstock_router::{AdminKey, Balance, Cluster, Error, KeyError, Router, ServerError, Tcp};
 use prometheus::Registry;
 use serde::Serialize;
 
@@ -104,17 +104,18 @@ pub(crate) fn admin_key(global: &Global) -> Result<AdminKey, Fault> {
     })
 }
 
-/// The members of a cluster, reached in a certain way.
-pub(crate) fn workers(membership: &Membership, connect: penstock_router::Connect) -> Workers {
+/// A cluster, its workers reached in a certain way.
+pub(crate) fn cluster(membership: &Membership, connect: penstock_router::Connect) -> Cluster {
     let members = membership.watch();
     let freshness = members.freshness();
-    Workers { members: members.boxed(), staleness: Arc::new(move || freshness.staleness()), connect }
+    let staleness = Arc::new(move || freshness.staleness());
+    Cluster { store: membership.store(), members: members.boxed(), staleness, connect }
 }
 
 /// The fault of a router that does not start.
 pub(crate) fn cannot_serve(error: Error) -> Fault {
     match error {
-        Error::Server(ServerError::Exposed { .. } | ServerError::Plaintext { .. }) => Fault::bad_input(error),
+        Error::Server(ServerError::Plaintext { .. }) => Fault::bad_input(error),
         error => Fault::failed(error),
     }
 }
@@ -154,7 +155,7 @@ pub(crate) async fn run(args: RouterArgs, global: &Global) -> Result<(), Fault> 
     let registry = Registry::new();
     let config = penstock_router::Config { balance, ..front.config(&tls.identity)? };
     let (scheme, key) = (scheme(&config), admin_key(global)?);
-    let router = Router::start(config, key, workers(&membership, connect), &registry).await.map_err(cannot_serve)?;
+    let router = Router::start(config, key, cluster(&membership, connect), &registry).await.map_err(cannot_serve)?;
     let status = router.status();
     let ops = start_ops(front.ops, vec![registry], move || status.readiness()).await?;
     let addresses = Addresses::of(&router, ops.address());

@@ -81,8 +81,8 @@ impl Up {
         });
         let config = args.front.config(&args.tls)?;
         let (scheme, key) = (router::scheme(&config), router::admin_key(global)?);
-        let workers = router::workers(&membership, connect);
-        let router = Router::start(config, key, workers, &registries[0]).await.map_err(cannot_serve)?;
+        let cluster = router::cluster(&membership, connect);
+        let router = Router::start(config, key, cluster, &registries[0]).await.map_err(cannot_serve)?;
         let (stage, watched) = watch::channel(Stage::Loading);
         let status = router.status();
         let readiness = move || {

@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 
 pub use diff::{Change, Diff, Kind};
 pub use document::{
-    Adapter, BUILT_IN_DETECTORS, Budget, Check, Cost, Detector, Key, KeySource, Limits, Lined, Model, Operator,
-    OperatorRole, Period, Price, Protocol, Tenant, Upstream, UpstreamModel, Version, WhenSpent,
+    Adapter, BUILT_IN_DETECTORS, Budget, Check, Cost, Detector, Key, KeySource, Limits, Lined, MaxTokensField, Model,
+    Operator, OperatorRole, Period, Price, Protocol, Tenant, Timeouts, Upstream, UpstreamModel, Version, WhenSpent,
 };
 pub use error::{Invalid, Problem};
 pub use history::{Applied, Error, Number, Origin, apply, get, rollback};

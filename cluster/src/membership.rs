@@ -142,6 +142,11 @@ impl Membership {
         Self { store, ttl, tasks: TaskTracker::new() }
     }
 
+    /// Where the membership is kept.
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
     /// Joins as a member, and stays one until the [`Lease`] is dropped or lost. Rides out outages of the store: bound
     /// the time from outside where that matters.
     ///

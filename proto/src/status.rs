@@ -79,6 +79,16 @@ codes! {
     BodyTooLarge = "caller_body_too_large", OutOfRange, 413, false, Caller;
     /// The client went away before the answer was complete.
     Cancelled = "caller_cancelled", Cancelled, 400, false, Caller;
+    /// The data's class is above the ceiling of everything that could serve it.
+    PolicyClass = "policy_class", PermissionDenied, 403, false, Policy;
+    /// Nothing may leave the house, and nothing in it serves this.
+    PolicyEgress = "policy_egress", PermissionDenied, 403, false, Policy;
+    /// The tenant's budget is spent.
+    PolicyBudget = "policy_budget", PermissionDenied, 403, false, Policy;
+    /// The answer holds what must not be told.
+    PolicyFilter = "policy_filter", PermissionDenied, 403, false, Policy;
+    /// The tenant's requests, tokens or places of the minute are used up.
+    RateLimited = "policy_rate", ResourceExhausted, 429, true, Policy;
     /// No member serves the model now.
     NoWorker = "capacity_no_worker", Unavailable, 503, true, Capacity;
     /// The queue is full.
@@ -89,6 +99,8 @@ codes! {
     WorkerLost = "capacity_worker_lost", Aborted, 503, true, Capacity;
     /// The deadline passed.
     DeadlineExceeded = "capacity_deadline_exceeded", DeadlineExceeded, 504, false, Capacity;
+    /// What the router knows of keys and rules is too old to go by.
+    StaleState = "capacity_stale_state", Unavailable, 503, true, Capacity;
     /// The provider does not take the request as it is; the message holds what it said.
     ProviderRejected = "provider_rejected", FailedPrecondition, 502, false, Provider;
     /// The provider does not accept the organisation's key.
@@ -107,6 +119,10 @@ codes! {
     ProviderInvalidAnswer = "provider_invalid_answer", Unavailable, 502, true, Provider;
     /// The provider was silent for too long.
     ProviderTimeout = "provider_timeout", DeadlineExceeded, 504, true, Provider;
+    /// What a request holds cannot be found out, so it goes nowhere.
+    Detectors = "internal_detectors", Internal, 500, false, Internal;
+    /// What is done cannot be recorded, so nothing is.
+    Ledger = "internal_ledger", Internal, 500, true, Internal;
     /// A bug, or a broken part.
     Internal = "internal_error", Internal, 500, false, Internal;
 }

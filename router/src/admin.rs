@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::header;
 use http::request::Parts;
+use penstock_cluster::Store;
 use penstock_cluster::membership::LEASE_TTL;
 use penstock_proto::admin as wire;
 use penstock_proto::{ErrorCode, ModelName, WorkerName};
@@ -17,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::config::Secrets;
 use crate::fleet::{Connect, Fleet, Known};
 use crate::metrics::MemberState;
 use crate::port::{Door, Port, Service, refusal};
 use crate::replica::{Causes, Control};
 use crate::request::Failure;
+use crate::ruling::Rulings;
 use crate::server::{Error, Listen};
 
 pub use key::{AdminKey, KeyError};
@@ -39,6 +42,10 @@ pub(crate) struct Admin {
     /// Reaches workers that the fleet has no channel to yet.
     pub(crate) connect: Connect,
     pub(crate) staleness: Staleness,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) rulings: Arc<Rulings>,
+    /// What a catalogue that is applied here may name.
+    pub(crate) secrets: Secrets,
 }
 
 /// Serves the admin port.

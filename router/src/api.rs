@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::metrics::{Metrics, Observation, local};
 use crate::request::Failure;
+use crate::ruling::Rulings;
 use crate::server::{self, Body, RequestBody, full};
 use face::{Call, Face};
 
@@ -49,6 +50,7 @@ pub(crate) struct Api {
     /// Whether requests are held to this machine: nobody has to prove who asks.
     guarded: bool,
     tenant: TenantName,
+    rulings: Arc<Rulings>,
     dispatch: Dispatch,
     metrics: Arc<Metrics>,
 }
@@ -68,10 +70,10 @@ struct Notes {
 }
 
 impl Api {
-    pub(crate) fn new(config: Config, dispatch: Dispatch, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(config: Config, rulings: Arc<Rulings>, dispatch: Dispatch, metrics: Arc<Metrics>) -> Self {
         let guarded = !config.insecure && !config.tls.as_ref().is_some_and(ServerTls::asks_clients);
         let tenant = TenantName::new("default").expect("a well-formed name");
-        Self { config, guarded, tenant, dispatch, metrics }
+        Self { config, guarded, tenant, rulings, dispatch, metrics }
     }
 
     /// Answers one request. Dropping the future, or the body of its answer, ends the work for it.

@@ -1,9 +1,13 @@
 //! The router's settings: typed, with their defaults, checked at start. The command line fills them; the environment is
 //! read for the keys of upstreams alone, whose catalogue names the variables.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use penstock_cluster::catalog::{Catalog, KeySource};
 use penstock_cluster::tls::ServerTls;
 
 use crate::balance::Balance;
@@ -12,6 +16,8 @@ use crate::server::Error;
 /// Settings of one router.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Tells this router from the others; None: a name of its own is made up.
+    pub name: Option<String>,
     /// Where the HTTP faces listen; port 0 takes a free one.
     pub http: SocketAddr,
     /// Where the gRPC face listens; port 0 takes a free one.
@@ -30,11 +36,18 @@ pub struct Config {
     pub grace: Duration,
     /// What a client may take of each server.
     pub limits: Limits,
+    /// Calls no upstream, whatever the catalogue says.
+    pub no_egress: bool,
+    /// What a catalogue may name of this machine.
+    pub secrets: Secrets,
+    /// How old its knowledge of keys and rules may be before it refuses keyed traffic.
+    pub max_stale: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
+            name: None,
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             grpc: SocketAddr::from(([127, 0, 0, 1], 50051)),
             admin: SocketAddr::from(([127, 0, 0, 1], 8081)),
@@ -44,23 +57,63 @@ impl Default for Config {
             balance: Balance::default(),
             grace: Duration::from_secs(600),
             limits: Limits::default(),
+            no_egress: false,
+            secrets: Secrets::default(),
+            max_stale: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
 
+/// What a catalogue may name of the router's machine. One that was applied from afar must not be able to send any file
+/// or variable to a URL of its choice; the one that the router was started with may name what it likes.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets {
+    /// Files in it may be named.
+    pub directory: Option<PathBuf>,
+    /// Variables that may be named.
+    pub variables: BTreeSet<String>,
+    /// The catalogue that the router was started with.
+    pub own: Option<Arc<Catalog>>,
+}
+
+impl Secrets {
+    /// Whether a key may be taken from there.
+    pub(crate) fn may_read(&self, source: &KeySource) -> bool {
+        let own = self.own.iter().flat_map(|catalog| catalog.upstreams.values());
+        own.filter_map(|upstream| upstream.key.as_ref()).any(|own| own == source)
+            || match source {
+                KeySource::Env(name) => self.variables.contains(name),
+                KeySource::File(path) => self.may_open(path),
+            }
+    }
+
+    /// Whether a file may be opened.
+    pub(crate) fn may_open(&self, path: &Path) -> bool {
+        let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+        let within = self.directory.as_ref().is_some_and(|directory| plain && path.starts_with(directory));
+        within || self.own.iter().any(|catalog| names_file(catalog, path))
+    }
+}
+
+/// Whether a catalogue names a file, as a dictionary or as authorities.
+fn names_file(catalog: &Catalog, path: &Path) -> bool {
+    let dictionaries = catalog.detectors.values().filter_map(|detector| detector.dictionary.as_deref());
+    let authorities = catalog.upstreams.values().filter_map(|upstream| upstream.ca.as_deref());
+    dictionaries.chain(authorities).any(|named| named == path)
+}
+
 impl Config {
-    /// Refuses addresses on which anybody could ask, or read the admin key.
+    /// Refuses an address on which anybody could read the admin key.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let exposed = |address: &SocketAddr| !self.insecure && !address.ip().is_loopback();
-        let clients_are_known = self.tls.as_ref().is_some_and(ServerTls::asks_clients);
-        if let Some(address) = [self.http, self.grpc].into_iter().find(|address| exposed(address) && !clients_are_known)
-        {
-            return Err(Error::Exposed { address });
-        }
-        if exposed(&self.admin) && self.tls.is_none() {
+        if !self.insecure && !self.admin.ip().is_loopback() && self.tls.is_none() {
             return Err(Error::Plaintext { address: self.admin });
         }
         Ok(())
+    }
+
+    /// Whether a caller without a key may be answered on an address, where the catalogue has no tenants.
+    pub(crate) fn keyless_at(&self, address: SocketAddr) -> bool {
+        self.insecure || address.ip().is_loopback() || self.tls.as_ref().is_some_and(ServerTls::asks_clients)
     }
 }
 

@@ -104,6 +104,12 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// How long a new request waits for its first token, as the least busy of its open replicas predicts.
+    pub(crate) fn wait_ms(&self) -> u64 {
+        let open = self.replicas.iter().filter(|replica| replica.load().is_some());
+        open.map(|replica| replica.wait_ms()).min().unwrap_or(u64::MAX)
+    }
+
     /// Whether a replica takes requests.
     pub(crate) fn is_served(&self) -> bool {
         self.replicas.iter().any(|replica| replica.load().is_some())

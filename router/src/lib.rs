@@ -15,6 +15,8 @@ mod port;
 pub mod prompt;
 mod replica;
 pub mod request;
+mod rulebook;
+mod ruling;
 mod server;
 pub mod tenant;
 pub mod text;
@@ -28,12 +30,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::BoxStream;
-use penstock_cluster::MemberEvent;
+use penstock_cluster::{MemberEvent, Store, catalog};
 use prometheus::Registry;
+use tokio_util::task::TaskTracker;
 
 pub use admin::{AdminKey, KeyError, Staleness};
 pub use balance::{Balance, UnknownBalance};
-pub use config::{Config, Limits};
+pub use config::{Config, Limits, Secrets};
 pub use fleet::{Connect, ConnectError, Tcp};
 pub use metrics::render;
 pub use ops::{Ops, Readiness};
@@ -45,7 +48,10 @@ use api::{Api, grpc};
 use dispatch::Dispatch;
 use fleet::Fleet;
 use metrics::Metrics;
+use policy::Egress;
 use port::Port;
+use rulebook::Rulebooks;
+use ruling::Rulings;
 use server::{Handler, Listen, Server};
 
 /// Why a router did not start.
@@ -68,8 +74,10 @@ pub struct Router {
     grace: Duration,
 }
 
-/// How a router knows and reaches its workers.
-pub struct Workers {
+/// What a router shares with others: the state, and the workers.
+pub struct Cluster {
+    /// Where the catalogue is, and what tenants have used of their limits.
+    pub store: Arc<dyn Store>,
     /// Who comes and goes.
     pub members: BoxStream<'static, MemberEvent>,
     /// How old that is.
@@ -82,6 +90,7 @@ pub struct Workers {
 #[derive(Clone)]
 pub struct Status {
     fleet: Fleet,
+    rulebooks: Rulebooks,
     draining: Arc<AtomicBool>,
 }
 
@@ -89,20 +98,32 @@ impl Router {
     /// Listens, follows the members and serves; `key` opens the admin port. The metrics go to `registry`.
     ///
     /// It answers at once, whoever has joined; [`Status::ready`] waits until a model is served.
-    pub async fn start(config: Config, key: AdminKey, workers: Workers, registry: &Registry) -> Result<Self, Error> {
-        let Workers { members, staleness, connect } = workers;
+    pub async fn start(config: Config, key: AdminKey, cluster: Cluster, registry: &Registry) -> Result<Self, Error> {
         config.check()?;
+        let Cluster { store, members, staleness, connect } = cluster;
+        let tasks = TaskTracker::new();
+        let rulebooks = rulebook::follow(catalog::watch(Arc::clone(&store), &tasks), &config, &tasks).await;
         let metrics = Arc::new(Metrics::new(registry)?);
         let fleet = Fleet::start(members, Arc::clone(&connect), Arc::clone(&metrics));
-        let status = Status { fleet: fleet.clone(), draining: Arc::default() };
+        let status = Status { fleet: fleet.clone(), rulebooks: rulebooks.clone(), draining: Arc::default() };
+        let egress = if config.no_egress { Egress::Forbidden } else { Egress::Allowed };
+        let rulings = Arc::new(Rulings::new(rulebooks, fleet.clone(), egress));
         let (tls, limits, grace) = (config.tls.clone(), config.limits.clone(), config.grace);
         let listen = |address, flag| Listen { address, flag, tls: tls.clone(), limits: limits.clone() };
         let [http, grpc, admin] = [(config.http, "--http"), (config.grpc, "--grpc"), (config.admin, "--admin")]
             .map(|(at, flag)| listen(at, flag));
         let dispatch = Dispatch::new(fleet.clone(), config.balance, Arc::clone(&metrics));
-        let api = Arc::new(Api::new(config, dispatch, metrics));
-        let grpc = grpc::start(grpc, Arc::clone(&api), fleet.clone()).await?;
-        let admin = admin::start(admin, Admin { fleet, connect, staleness }, key).await?;
+        let admin_state = Admin {
+            fleet: fleet.clone(),
+            connect,
+            staleness,
+            store,
+            rulings: Arc::clone(&rulings),
+            secrets: config.secrets.clone(),
+        };
+        let api = Arc::new(Api::new(config, rulings, dispatch, metrics));
+        let grpc = grpc::start(grpc, Arc::clone(&api), fleet).await?;
+        let admin = admin::start(admin, admin_state, key).await?;
         let handler: Handler = Arc::new(move |request| Arc::clone(&api).answer(request).boxed());
         let http = Listen { tls: http.tls.map(|tls| tls.speaking(&["h2", "http/1.1"])), ..http };
         let server = Server::start(http, handler).await?;
@@ -147,6 +168,9 @@ impl Status {
         let mut reasons = Vec::new();
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("the router is draining".to_owned());
+        }
+        if !self.rulebooks.synced() {
+            reasons.push("the catalogue has not been read yet".to_owned());
         }
         if !self.fleet.serves() {
             reasons.push("no model is served yet".to_owned());

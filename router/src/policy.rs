@@ -10,7 +10,7 @@ mod load;
 mod names;
 mod plan;
 
-use penstock_cluster::catalog::{self, At, Catalog, Facts, Number, Price};
+use penstock_cluster::catalog::{self, At, Catalog, Facts, Name, Number, Price};
 use serde::Serialize;
 
 use crate::class::Classed;
@@ -119,8 +119,8 @@ pub struct Inputs<'a> {
     pub time: Time,
     /// Whether anything may leave.
     pub egress: Egress,
-    /// Targets that failed too often just now.
-    pub broken: &'a [catalog::Target],
+    /// Upstreams that failed too often just now.
+    pub broken: &'a [Name],
     /// What the last decision for the route left.
     pub tide: Tide,
 }
@@ -334,10 +334,8 @@ fn consider(inputs: &Inputs<'_>, stop: &Stop<'_>) -> Considered {
 
 /// Whether a target that the class may reach can be used now, and by this tenant.
 fn usable(inputs: &Inputs<'_>, target: &catalog::Target) -> Result<(), Refusal> {
-    if inputs.broken.contains(target) {
-        return Err(Refusal::Broken);
-    }
     match target {
+        catalog::Target::Upstream { upstream, .. } if inputs.broken.contains(upstream) => Err(Refusal::Broken),
         catalog::Target::Upstream { .. } => Ok(()),
         catalog::Target::Local { model, version, adapter } => {
             if let Some(adapter) = adapter

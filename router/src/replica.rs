@@ -6,7 +6,7 @@ mod control;
 mod events;
 mod fetch;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -49,8 +49,12 @@ pub(crate) struct Replica {
     lied: Arc<Notify>,
     /// When a stream last said that the worker drains.
     noticed: Mutex<Option<Instant>>,
+    /// How long a new request waits there, as the worker last predicted.
+    wait_ms: AtomicU64,
 }
 
+/// How long a worker may take to tell its load.
+const LOAD_TIME: Duration = Duration::from_secs(2);
 /// How long a stream's notice of a drain counts. Within it the membership tells the same; and one that was read late,
 /// behind a slow client, must not keep a worker out that an operator has given work again.
 const NOTICE: Duration = Duration::from_secs(3);
@@ -99,6 +103,7 @@ impl Replica {
             lie: OnceLock::new(),
             lied,
             noticed: Mutex::default(),
+            wait_ms: AtomicU64::new(0),
         }
     }
 
@@ -116,6 +121,23 @@ impl Replica {
     pub(crate) fn load(&self) -> Option<usize> {
         let open = self.problem().is_none() && !self.draining.load(Ordering::Relaxed) && !self.is_noticed();
         open.then(|| self.in_flight())
+    }
+
+    /// How long a new request waits there for its first token, as the worker last predicted.
+    pub(crate) fn wait_ms(&self) -> u64 {
+        self.wait_ms.load(Ordering::Relaxed)
+    }
+
+    /// Asks the worker how far it is behind; what it last said stands where it does not answer.
+    pub(crate) async fn ask_wait(&self) {
+        match tokio::time::timeout(LOAD_TIME, self.control().load()).await {
+            Ok(Ok(load)) => {
+                let wait = Duration::try_from_secs_f64(load.predicted_wait_seconds).unwrap_or(Duration::MAX);
+                self.wait_ms.store(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+            Ok(Err(status)) => tracing::debug!(worker = %self.worker, reason = %Causes(&status), "no load"),
+            Err(_) => tracing::debug!(worker = %self.worker, "no load in time"),
+        }
     }
 
     /// Why it gets no calls any more.

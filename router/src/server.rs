@@ -53,15 +53,6 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
-    /// Without keys only this machine may ask.
-    #[error(
-        "{address} can be reached from other machines and no keys are set: listen on 127.0.0.1, ask clients for \
-         certificates with --tls-client-ca, or pass --insecure"
-    )]
-    Exposed {
-        /// The address asked for.
-        address: SocketAddr,
-    },
     /// The admin key would be readable on its way.
     #[error(
         "--admin {address} can be reached from other machines, and the admin key would travel there in plaintext: \

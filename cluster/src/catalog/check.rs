@@ -88,7 +88,13 @@ impl Checker<'_> {
         match upstream.url.split_once("://").map(|(scheme, rest)| (scheme, host(rest))) {
             Some(("https", Some(_))) => {}
             Some(("http", Some(host))) if ["localhost", "127.0.0.1", "[::1]"].contains(&host) => {}
-            Some(("http", Some(host))) => self.warn(url, format!("what goes to {host} goes in the clear")),
+            Some(("http", Some(host))) if upstream.insecure => {
+                self.warn(url, format!("what goes to {host} goes in the clear"));
+            }
+            Some(("http", Some(host))) => {
+                let why = format!("what goes to {host} would go in the clear: https, or insecure: true");
+                self.refuse(url, why);
+            }
             Some(_) | None => {
                 self.refuse(url, "the url must be https://HOST/… or http://HOST/…, without user or query")
             }

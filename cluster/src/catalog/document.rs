@@ -171,6 +171,44 @@ pub struct Upstream {
     /// Further fields of a body that it may be sent.
     #[serde(default)]
     pub pass: Vec<String>,
+    /// An HTTP proxy that it is called through; the environment's are never used.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// Authorities that may vouch for it beside the system's, PEM.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Calls it without TLS off this machine too.
+    #[serde(default)]
+    pub insecure: bool,
+    /// The field by which an OpenAI protocol's chat completions know the most tokens of an answer.
+    #[serde(default)]
+    pub max_tokens_field: MaxTokensField,
+    /// How long it may be silent.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// The field for the most tokens of a chat completion: OpenAI takes only the newer, many others only the older one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensField {
+    /// `max_completion_tokens`.
+    #[default]
+    MaxCompletionTokens,
+    /// `max_tokens`.
+    MaxTokens,
+}
+
+/// How long an upstream may be silent; None: as the router has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Until the connection stands, TLS included.
+    pub connect: Option<Span>,
+    /// From the request to the first byte of the answer.
+    pub first_byte: Option<Span>,
+    /// Between two pieces of the answer.
+    pub idle: Option<Span>,
 }
 
 /// What an upstream speaks.

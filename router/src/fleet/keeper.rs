@@ -20,6 +20,9 @@ use crate::replica::{FetchError, Fetched, Lie, Replica, fetch};
 /// Between two attempts to fetch from one member, doubled each time from the first to the last.
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
+/// Between two questions for a worker's load.
+const ASKING: Duration = Duration::from_millis(500);
+
 /// What is known of a member.
 struct Slot {
     member: Member,
@@ -282,6 +285,16 @@ impl Model {
     }
 }
 
+/// Keeps what is known of a replica's wait fresh, for as long as anybody has the replica.
+async fn follow_wait(replica: Weak<Replica>) {
+    loop {
+        let Some(known) = replica.upgrade() else { return };
+        known.ask_wait().await;
+        drop(known);
+        tokio::time::sleep(ASKING).await;
+    }
+}
+
 /// Connects and fetches, again and again until it has succeeded.
 #[derive(Clone)]
 struct Loader {
@@ -322,6 +335,7 @@ impl Loader {
             let text = self.text(&fetched).await?;
             let (worker, lied) = (member.name.clone(), Arc::clone(&self.lied));
             let replica = Arc::new(Replica::new(worker, channel.clone(), fetched.card, lied));
+            tokio::spawn(follow_wait(Arc::downgrade(&replica)));
             served.push(Served { name: model.name.clone(), text, replica });
         }
         Ok(served)

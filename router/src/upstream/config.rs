@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::key::{KeyError, KeySource};
 
 /// Settings of one upstream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// What the catalogue calls it.
     pub name: String,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use http::Method;
-use penstock_router::{AdminKey, Config, Error, Router, ServerError, Workers};
+use penstock_cluster::store::MemoryStore;
+use penstock_router::{AdminKey, Cluster, Config, Error, Router, ServerError};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, CONTEXT, Front, MODEL, chat, completion};
@@ -172,12 +173,13 @@ async fn without_keys_only_this_machine_may_ask() {
 async fn refused_start(config: Config) -> Error {
     let dir = tempfile::tempdir().unwrap();
     let key = AdminKey::read_or_create(&dir.path().join("admin.key")).unwrap();
-    let workers = Workers {
+    let cluster = Cluster {
+        store: Arc::new(MemoryStore::new()),
         members: futures_util::stream::pending().boxed(),
         staleness: Arc::new(|| Duration::ZERO),
         connect: penstock_router::Tcp::default().connect(),
     };
-    let started = Router::start(config, key, workers, &prometheus::Registry::new()).await;
+    let started = Router::start(config, key, cluster, &prometheus::Registry::new()).await;
     started.err().expect("must not start")
 }
 

@@ -15,9 +15,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use penstock_cluster::MemberEvent;
 use penstock_cluster::membership::{Member, MemberState, PROTOCOL, ServedModel};
+use penstock_cluster::store::MemoryStore;
 use penstock_proto::worker::WorkerServer;
 use penstock_proto::{ModelName, WorkerName};
-use penstock_router::{AdminKey, Config, Connect, ConnectError, Router, Workers};
+use penstock_router::{AdminKey, Cluster, Config, Connect, ConnectError, Router};
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
@@ -79,9 +80,13 @@ impl Front {
         let dir = tempfile::tempdir().unwrap();
         let key = AdminKey::read_or_create(&dir.path().join("admin.key")).unwrap();
         let members_told = ReceiverStream::new(events).boxed();
-        let workers =
-            Workers { members: members_told, staleness: Arc::new(|| Duration::from_secs(1)), connect: connect(&pipes) };
-        let router = Router::start(config, key.clone(), workers, &registry).await.unwrap();
+        let cluster = Cluster {
+            store: Arc::new(MemoryStore::new()),
+            members: members_told,
+            staleness: Arc::new(|| Duration::from_secs(1)),
+            connect: connect(&pipes),
+        };
+        let router = Router::start(config, key.clone(), cluster, &registry).await.unwrap();
         Self { router, registry, key, members, pipes, servers: JoinSet::new() }
     }
 
