@@ -60,8 +60,7 @@ impl Api {
         notes: &mut Notes,
         observation: &mut Observation,
     ) -> Result<(ModelName, Started), Failure> {
-        let (decision, requests) = self.rule(asking, requests).await?;
-        notes.class = Some(decision.class.class());
+        let (decision, requests) = self.rule(asking, requests, notes).await?;
         let name = requests.first().map(|request| request.model.clone());
         let name = name.ok_or_else(|| Failure::field("prompt", "there is no prompt"))?;
         let orders = Orders { book: &asking.caller.book, rulings: &self.rulings, decision: &decision };

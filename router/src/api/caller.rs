@@ -13,7 +13,7 @@ use penstock_cluster::catalog::{self, Catalog};
 use penstock_proto::{DataClass, ErrorCode, ModelName, Priority, TenantName};
 
 use super::head::{Defaults, Head};
-use super::{Api, guard};
+use super::{Api, Notes, guard};
 use crate::class::{self, Classed, Findings, Raiser};
 use crate::fleet::Model;
 use crate::policy::{self, Asked, Decision, Denied, Refusal, Shape};
@@ -110,6 +110,7 @@ impl Api {
         &self,
         asking: &Asking<'_>,
         requests: Vec<Request>,
+        notes: &mut Notes,
     ) -> Result<(Arc<Decision>, Vec<Request>), Failure> {
         let Asking { head, caller, streams, .. } = *asking;
         let (mut requests, findings) = self.look(asking, requests).await?;
@@ -126,6 +127,7 @@ impl Api {
         if let Some(place) = findings.opaque {
             classed.raise(Raiser::Opaque { place }, DataClass::Restricted);
         }
+        notes.class = Some(classed.class());
         let question = Question {
             tenant: caller.tenant.as_str(),
             class: &classed,

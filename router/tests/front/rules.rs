@@ -228,7 +228,7 @@ async fn without_egress_nothing_leaves_whatever_the_catalogue_says() {
     let answer = bank.ask_at_home(0, &[], &hello("help")).await;
     assert_eq!(answer.header("x-penstock-target"), "local/parrot");
     let answer = bank.ask(1, &[], &hello("out")).await;
-    assert_eq!(answer.json().await["error"]["code"], "policy_class");
+    assert_eq!(answer.json().await["error"]["code"], "policy_egress");
     assert!(bank.outside.is_quiet());
 }
 
