@@ -30,6 +30,8 @@ pub struct Request {
     pub constraint: Option<Constraint>,
     /// What the model may call.
     pub tools: Tools,
+    /// Fields of the body that no face knows. They go to upstreams that the catalogue lets them pass to, and nowhere else.
+    pub unknown: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A language that an answer must be a word of; the worker's grammar engine holds the model to it, token by token.

@@ -145,7 +145,7 @@ fn config(upstream: &catalog::Upstream, secrets: &Secrets) -> Result<UpstreamCon
         ..default
     };
     let (name, url, proxy) = (upstream.name.to_string(), upstream.url.value.clone(), upstream.proxy.clone());
-    Ok(UpstreamConfig { name, protocol, url, key, proxy, trust, timeouts })
+    Ok(UpstreamConfig { name, protocol, url, key, proxy, trust, timeouts, pass: upstream.pass.clone() })
 }
 
 impl Rulebook {

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use penstock_cluster::catalog::Target;
 use penstock_proto::{DataClass, ErrorCode};
+use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::policy::Authorised;
@@ -45,6 +46,7 @@ pub struct Upstream {
     name: Arc<str>,
     protocol: Protocol,
     timeouts: Timeouts,
+    pass: Vec<String>,
     transport: Transport,
     breaker: Arc<Mutex<Breaker>>,
 }
@@ -71,6 +73,22 @@ impl Prepared {
         Self { class: request.class, path, body, reader, bound, deadline: request.deadline }
     }
 
+    /// The same with further fields. What the typed request says stands.
+    fn with(self, fields: Vec<(&String, &Value)>) -> Self {
+        if fields.is_empty() {
+            return self;
+        }
+        let mut body: Map<String, Value> =
+            serde_json::from_slice(&self.body).expect("a body is an object that we wrote");
+        for (name, value) in fields {
+            body.entry(name).or_insert_with(|| value.clone());
+        }
+        let body = Bytes::from(serde_json::to_vec(&body).expect("an object of strings, numbers and objects is JSON"));
+        let more = u32::try_from(body.len() - self.body.len()).unwrap_or(u32::MAX);
+        let bound = Usage { prompt_tokens: self.bound.prompt_tokens.saturating_add(more), ..self.bound };
+        Self { body, bound, ..self }
+    }
+
     /// The bytes that go out as the body.
     pub fn body(&self) -> &[u8] {
         &self.body
@@ -86,17 +104,19 @@ impl Upstream {
     /// Checks the settings, reads the key and the authorities, and calls nobody.
     pub fn new(config: UpstreamConfig) -> Result<Self, ConfigError> {
         let transport = Transport::new(&config)?;
-        let UpstreamConfig { name, protocol, timeouts, .. } = config;
+        let UpstreamConfig { name, protocol, timeouts, pass, .. } = config;
         let breaker = Arc::new(Mutex::new(Breaker::new()));
-        Ok(Self { name: name.into(), protocol, timeouts, transport, breaker })
+        Ok(Self { name: name.into(), protocol, timeouts, pass, transport, breaker })
     }
 
     /// Puts a request into the upstream's words. What they have no word for is refused by the name of its field.
     pub fn prepare(&self, model: &str, request: &Request, max_tokens: u32) -> Result<Prepared, Failure> {
-        match self.protocol {
+        let prepared = match self.protocol {
             Protocol::OpenAi { bound } => openai::prepare(model, request, (max_tokens, bound)),
             Protocol::Anthropic => anthropic::prepare(model, request, max_tokens),
-        }
+        }?;
+        let passed = request.unknown.iter().filter(|(name, _)| self.pass.contains(name));
+        Ok(prepared.with(passed.collect()))
     }
 
     /// Calls the upstream and waits for the first piece of its answer: what fails before it is a refusal, and another

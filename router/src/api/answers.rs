@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, select_all};
+use penstock_cluster::catalog;
 use penstock_proto::{ErrorCode, ModelName};
 
 use super::Api;
@@ -69,6 +70,10 @@ impl Api {
             failed.target.iter().for_each(|target| observation.targets(target.model(), &target.to_string()));
             failed.failure
         })?;
+        if let catalog::Target::Upstream { upstream, .. } = started.target.name() {
+            let passed = asking.caller.book.catalog().upstreams.get(upstream).map(|upstream| &upstream.pass);
+            notes.ignored.retain(|name| !passed.is_some_and(|passed| passed.contains(name)));
+        }
         let target = started.target.to_string();
         observation.targets(started.target.model(), &target);
         notes.target = Some(target);

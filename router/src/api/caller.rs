@@ -11,6 +11,7 @@ use http::header;
 use http::request::Parts;
 use penstock_cluster::catalog::{self, Catalog};
 use penstock_proto::{DataClass, ErrorCode, ModelName, Priority, TenantName};
+use serde_json::{Map, Value};
 
 use super::head::{Defaults, Head};
 use super::{Api, Notes, guard};
@@ -139,7 +140,11 @@ impl Api {
         if let Some(denied) = decision.denied() {
             return Err(self.refusal(caller, &decision, denied));
         }
-        requests.iter_mut().for_each(|request| request.class = classed.class());
+        let unknown = unknown(asking, &notes.ignored)?;
+        for request in &mut requests {
+            request.class = classed.class();
+            request.unknown.clone_from(&unknown);
+        }
         Ok((decision, requests))
     }
 
@@ -268,6 +273,16 @@ fn look(book: &Rulebook, requests: &[Request], body: Option<&[u8]>, models: &[Ar
         class::body(body, &mut scan).map_err(unreadable)?;
     }
     Ok(Looked { found: scan.findings(), opaque })
+}
+
+/// The fields of a body that no face knows, where the catalogue lets an upstream have any such.
+fn unknown(asking: &Asking<'_>, ignored: &[String]) -> Result<Map<String, Value>, Failure> {
+    let none_pass = || asking.caller.catalog().upstreams.values().all(|upstream| upstream.pass.is_empty());
+    let (Some(body), false) = (asking.body, ignored.is_empty() || none_pass()) else { return Ok(Map::new()) };
+    let mut fields: Map<String, Value> = serde_json::from_slice(body)
+        .map_err(|error| Failure::new(ErrorCode::InvalidRequest, format!("the body cannot be read: {error}")))?;
+    fields.retain(|name, _| ignored.contains(name));
+    Ok(fields)
 }
 
 /// What requests of one body are like, together.

@@ -114,6 +114,7 @@ impl Call<'_> {
             stop: asked.stop,
             constraint: asked.constraint,
             tools: asked.tools,
+            unknown: serde_json::Map::new(),
         }
     }
 }

@@ -184,6 +184,7 @@ fn requests(ask: Ask, call: &Call<'_>) -> Vec<Request> {
         stop: ask.stop.clone(),
         constraint: constraint.clone(),
         tools: ask.tools.clone(),
+        unknown: serde_json::Map::new(),
     };
     ask.inputs.into_iter().enumerate().map(request).collect()
 }

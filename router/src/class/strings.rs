@@ -37,6 +37,7 @@ pub(crate) fn request(request: &Request, scan: &mut Scan<'_>) {
         scan.look("tool_choice", name);
     }
     scan.look("model", request.model.as_str());
+    members(&request.unknown, &mut String::new(), scan);
 }
 
 fn message(at: usize, message: &Message, scan: &mut Scan<'_>) {
@@ -79,7 +80,8 @@ fn object(place: &str, object: &Map<String, Value>, scan: &mut Scan<'_>) {
 
 fn members(object: &Map<String, Value>, path: &mut String, scan: &mut Scan<'_>) {
     for (key, value) in object {
-        within(path, format_args!(".{key}"), |path| {
+        let dot = if path.is_empty() { "" } else { "." };
+        within(path, format_args!("{dot}{key}"), |path| {
             scan.look(&*path, key);
             look_at(value, path, scan);
         });
@@ -225,6 +227,7 @@ mod tests {
             stop: Stop::default(),
             constraint: None,
             tools: Tools::default(),
+            unknown: Map::new(),
         }
     }
 
@@ -276,6 +279,8 @@ mod tests {
         assert_eq!(defined(tool("f", "", json!({"enum": ["a", CARD]}))), ["tools[0].parameters.enum[1]"]);
         assert_eq!(defined(tool("f", "", json!({CARD: {}}))), [format!("tools[0].parameters.{CARD}")]);
         assert_eq!(defined(tool("f", "", json!({"const": 4_111_111_111_111_111_u64}))), ["tools[0].parameters.const"]);
+        let unknown = json!({"unheard": {"of": CARD}}).as_object().unwrap().clone();
+        assert_eq!(in_request(|it| it.unknown = unknown), ["unheard.of"]);
         assert_eq!(in_request(|it| it.tools.choice = ToolChoice::Named(CARD.to_owned())), ["tool_choice"]);
     }
 

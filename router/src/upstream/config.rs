@@ -22,6 +22,8 @@ pub struct UpstreamConfig {
     pub trust: Trust,
     /// How long it may be silent.
     pub timeouts: Timeouts,
+    /// Fields that no face knows, and that it may be sent.
+    pub pass: Vec<String>,
 }
 
 /// What an upstream speaks.

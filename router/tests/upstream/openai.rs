@@ -230,6 +230,20 @@ async fn without_a_usage_block_the_usage_is_the_bound_and_said_to_be_estimated()
 }
 
 #[tokio::test]
+async fn a_field_that_nobody_knows_passes_where_the_catalogue_says_and_changes_none_that_is_known() {
+    let fake = Fake::start().await;
+    let target = target(fake.address, OPENAI);
+    let unknown = json!({"effort": {"level": 3}, "model": "other", "mood": 1}).as_object().unwrap().clone();
+    let (plain, asking) = (hi(), Request { unknown, ..hi() });
+    let [plain, prepared] = [plain, asking].map(|request| target.prepare("big", &request, MAX_TOKENS).unwrap());
+    let mut body: Value = serde_json::from_slice(prepared.body()).unwrap();
+    assert_eq!(body.as_object_mut().unwrap().remove("effort"), Some(json!({"level": 3})));
+    assert_eq!(body, serde_json::from_slice::<Value>(plain.body()).unwrap());
+    let more = (prepared.body().len() - plain.body().len()) as u32;
+    assert_eq!(prepared.bound().prompt_tokens, plain.bound().prompt_tokens + more);
+}
+
+#[tokio::test]
 async fn a_call_that_the_gate_did_not_allow_is_not_made() {
     let mut fake = Fake::start().await;
     let target = target(fake.address, OPENAI);

@@ -218,6 +218,7 @@ pub(crate) fn target_with(address: SocketAddr, protocol: Protocol, change: impl 
         proxy: None,
         trust: Trust::System,
         timeouts: Timeouts::default(),
+        pass: vec!["effort".to_owned(), "model".to_owned()],
     };
     change(&mut config);
     Target { upstream: Upstream::new(config).unwrap(), key }
@@ -255,6 +256,7 @@ pub(crate) fn request(input: Input) -> Request {
         stop: Stop::default(),
         constraint: None,
         tools: Tools::default(),
+        unknown: Default::default(),
     }
 }
 

@@ -208,6 +208,7 @@ async fn a_catalogue_that_cannot_be_is_refused() {
             proxy: None,
             trust: Trust::System,
             timeouts: Timeouts::default(),
+            pass: Vec::new(),
         };
         change(&mut config);
         Upstream::new(config).err().expect("it is refused")

@@ -32,6 +32,7 @@ pub(super) fn request(
         stop: stop(message.stop, message.include_stop)?,
         constraint: message.constraint.map(constraint).transpose()?,
         tools: tools::decode(message.tools, message.tool_choice, message.single_tool_call)?,
+        unknown: serde_json::Map::new(),
     })
 }
 
