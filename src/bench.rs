@@ -55,6 +55,9 @@ pub(crate) struct BenchArgs {
     /// How long each answer is; ends of text are ignored where the endpoint knows `ignore_eos`
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
     max_tokens: u32,
+    /// Asks only for what OpenAI's own API knows, for targets that refuse `ignore_eos`
+    #[arg(long)]
+    plain: bool,
     /// Lets every prompt begin with the same so many tokens
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     shared_prefix: usize,
@@ -93,7 +96,7 @@ pub(crate) async fn run(args: BenchArgs, format: Option<Format>) -> Result<(), F
     };
     let target = match &args.worker {
         Some(url) => Target::worker(url).await?,
-        None => Target::openai(&args.url, args.key, args.model)?,
+        None => Target::openai(&args.url, args.key, args.model, args.plain)?,
     };
     let load = Load {
         arrivals,

@@ -34,6 +34,8 @@ pub(super) struct OpenAi {
     url: String,
     key: Option<String>,
     model: String,
+    /// Asks for nothing that OpenAI does not know.
+    plain: bool,
 }
 
 #[derive(Clone)]
@@ -69,10 +71,10 @@ pub(super) struct Sample {
 type Ending = Result<(), (Outcome, String)>;
 
 impl Target {
-    pub(super) fn openai(url: &str, key: Option<String>, model: String) -> Result<Self, Fault> {
+    pub(super) fn openai(url: &str, key: Option<String>, model: String, plain: bool) -> Result<Self, Fault> {
         let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().map_err(Fault::failed)?;
         let url = format!("{}/v1/completions", url.trim_end_matches('/'));
-        Ok(Self::OpenAi(OpenAi { http, url, key, model }))
+        Ok(Self::OpenAi(OpenAi { http, url, key, model, plain }))
     }
 
     /// Connects and asks what the worker serves.
@@ -115,8 +117,11 @@ impl fmt::Display for Target {
 
 impl OpenAi {
     fn request(&self, prompt: String, max_tokens: u32) -> reqwest::RequestBuilder {
-        let body = json!({"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
-            "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true}});
+        let mut body = json!({"model": self.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
+            "stream": true, "stream_options": {"include_usage": true}});
+        if !self.plain {
+            body["ignore_eos"] = json!(true);
+        }
         let request = self.http.post(&self.url).header("content-type", "application/json").body(body.to_string());
         match &self.key {
             Some(key) => request.bearer_auth(key),
