@@ -79,6 +79,8 @@ codes! {
     BodyTooLarge = "caller_body_too_large", OutOfRange, 413, false, Caller;
     /// The client went away before the answer was complete.
     Cancelled = "caller_cancelled", Cancelled, 400, false, Caller;
+    /// The tenant's requests, tokens or places of the minute are used up.
+    RateLimited = "policy_rate", ResourceExhausted, 429, true, Policy;
     /// No member serves the model now.
     NoWorker = "capacity_no_worker", Unavailable, 503, true, Capacity;
     /// The queue is full.

@@ -2,6 +2,8 @@
 //!
 //! A key is known by its hash alone. What a tenant may then reach is decided elsewhere.
 
+mod backing;
+mod permit;
 mod rate;
 mod slots;
 
@@ -10,8 +12,7 @@ use std::fmt;
 
 use penstock_cluster::catalog::{Catalog, Digest, Name, OperatorRole};
 
-pub use rate::{Minute, Rate, Taken};
-pub use slots::{Slot, Slots};
+pub use permit::{Limiter, Permit, TokenHold};
 
 /// What every key begins with, so that people and detectors know one when they see it.
 const PREFIX: &str = "psk_";
