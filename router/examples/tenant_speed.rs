@@ -99,8 +99,10 @@ async fn tokens() -> Result<(), Failed> {
     let random = SystemRandom::new();
     let failed = |_| "no key can be made";
     let pair = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map_err(failed)?;
-    let p256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pair.as_ref(), &random)?;
-    let ed = Ed25519KeyPair::from_pkcs8(Ed25519KeyPair::generate_pkcs8(&random).map_err(failed)?.as_ref())?;
+    let p256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pair.as_ref(), &random)
+        .map_err(|_| "no key can be made")?;
+    let pair = Ed25519KeyPair::generate_pkcs8(&random).map_err(failed)?;
+    let ed = Ed25519KeyPair::from_pkcs8(pair.as_ref()).map_err(|_| "no key can be made")?;
     let (x, y) = p256.public_key().as_ref()[1..].split_at(32);
     let set = json!({"keys": [
         {"kty": "EC", "crv": "P-256", "kid": "ES256", "x": base64(x), "y": base64(y)},
