@@ -78,8 +78,8 @@ impl Checker<'_> {
             let why = "a budget of nothing; to forbid external calls, leave their routes out of models";
             self.refuse(tenant.line(budget.usd.line), why);
         }
-        if tenant.keys.is_empty() {
-            self.warn(tenant.at.clone(), format!("tenant {} has no key: nobody can be it", tenant.name));
+        if tenant.keys.is_empty() && !self.issued(&tenant.name) {
+            self.warn(tenant.at.clone(), format!("tenant {} has no key and no issuer: nobody can be it", tenant.name));
         }
     }
 

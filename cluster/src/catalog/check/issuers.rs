@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Issuer, KeySet, Placed};
+use super::super::{Issuer, KeySet, Name, Placed};
 use super::{Checker, Reach};
 
 impl Checker<'_> {
@@ -40,6 +40,15 @@ impl Checker<'_> {
                 self.refuse(issuer.line(tenant.line), why);
             }
         }
+    }
+
+    /// Whether some issuer's tokens may stand for a tenant.
+    pub(super) fn issued(&self, tenant: &Name) -> bool {
+        let means = |issuer: &Issuer| match &issuer.tenants {
+            Some(map) => map.values().any(|named| named.value == *tenant),
+            None => true,
+        };
+        self.catalog.issuers.values().any(|issuer| means(issuer))
     }
 
     /// A token says only who issued it, so two of the same would not be told apart.

@@ -168,6 +168,9 @@ fn an_issuer_says_what_its_tokens_mean() {
     assert_eq!(corp.tenants.as_ref().unwrap()["retail-banking"].as_str(), "retail");
     assert_eq!((corp.algorithms.len(), corp.claim.as_str()), (3, "team"));
     assert_eq!((lab.algorithms.value.as_slice(), lab.claim.as_str()), ([Algorithm::EdDsa].as_slice(), "tenant"));
+    let keyless = BASE
+        .replace("keys: [{id: k1, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}], ", "");
+    assert_eq!(read(&format!("{keyless}{ISSUERS}")).unwrap().warnings(), [], "a token may stand for it");
     let moved = ISSUERS.replace("claim: team", "claim: group");
     let diff = catalog.diff(&read(&format!("{BASE}{moved}")).unwrap()).to_string();
     assert_eq!(diff, "~ issuer corp\n    claim: \"team\" -> \"group\"\n");
@@ -247,8 +250,8 @@ fn the_contracts_example_is_valid() {
     let warnings: Vec<&str> = catalog.warnings().iter().map(|warning| warning.why.as_str()).collect();
     let expected = [
         "no route, model, version or adapter has such a name",
-        "tenant risk has no key: nobody can be it",
-        "tenant web has no key: nobody can be it",
+        "tenant risk has no key and no issuer: nobody can be it",
+        "tenant web has no key and no issuer: nobody can be it",
     ];
     let mut found = warnings.clone();
     found.sort_unstable();
