@@ -27,8 +27,9 @@ use serde::{Deserialize, Serialize};
 
 pub use diff::{Change, Diff, Kind};
 pub use document::{
-    Adapter, BUILT_IN_DETECTORS, Budget, Check, Cost, Detector, Key, KeySource, Limits, Lined, MaxTokensField, Model,
-    Operator, OperatorRole, Period, Price, Protocol, Tenant, Timeouts, Upstream, UpstreamModel, Version, WhenSpent,
+    Adapter, Algorithm, BUILT_IN_DETECTORS, Budget, Check, Cost, Detector, Issuer, Key, KeySet, KeySource, Limits,
+    Lined, MaxTokensField, Model, Operator, OperatorRole, Period, Price, Protocol, Tenant, Timeouts, Upstream,
+    UpstreamModel, Version, WhenSpent,
 };
 pub use error::{Invalid, Problem};
 pub use history::{Applied, Error, Number, Origin, apply, get, rollback};
@@ -108,6 +109,8 @@ pub struct Catalog {
     pub upstreams: Named<Upstream>,
     /// Who runs the cluster.
     pub operators: Named<Operator>,
+    /// Who issues tokens that stand for tenants.
+    pub issuers: Named<Issuer>,
     /// Models of the cluster's own.
     pub models: Named<Model>,
     /// LoRA adapters.

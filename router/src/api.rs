@@ -34,6 +34,7 @@ use crate::metrics::{Metrics, Observation};
 use crate::request::Failure;
 use crate::ruling::Rulings;
 use crate::server::{self, Body, RequestBody, full};
+use crate::tenant::Limiter;
 use face::{Call, Face};
 
 /// Names of ignored fields that an answer's head lists, and the longest of them.
@@ -48,6 +49,7 @@ const RETRY_AFTER: u32 = 1;
 pub(crate) struct Api {
     config: Config,
     rulings: Arc<Rulings>,
+    limiter: Arc<Limiter>,
     dispatch: Dispatch,
     metrics: Arc<Metrics>,
 }
@@ -67,8 +69,13 @@ struct Notes {
 }
 
 impl Api {
-    pub(crate) fn new(config: Config, rulings: Arc<Rulings>, dispatch: Dispatch, metrics: Arc<Metrics>) -> Self {
-        Self { config, rulings, dispatch, metrics }
+    pub(crate) fn new(
+        config: Config,
+        rulings: Arc<Rulings>,
+        limiter: Arc<Limiter>,
+        (dispatch, metrics): (Dispatch, Arc<Metrics>),
+    ) -> Self {
+        Self { config, rulings, limiter, dispatch, metrics }
     }
 
     /// Answers one request. Dropping the future, or the body of its answer, ends the work for it.

@@ -29,6 +29,7 @@ use crate::replica::{Call, Event, Events, Replica};
 use crate::request::{Delta, Failure, Input, Request, ToolChoice, Tools};
 use crate::rulebook::Rulebook;
 use crate::ruling::Rulings;
+use crate::tenant::{Permit, TokenHold};
 use crate::tools;
 use crate::upstream::UpstreamAnswer;
 use reading::Reading;
@@ -63,6 +64,8 @@ pub(crate) struct Orders<'a> {
     pub(crate) book: &'a Arc<Rulebook>,
     pub(crate) rulings: &'a Arc<Rulings>,
     pub(crate) decision: &'a Arc<Decision>,
+    /// Whose tokens of the minute are taken.
+    pub(crate) permit: &'a Permit,
 }
 
 /// Answers that have begun.
@@ -89,6 +92,7 @@ pub(crate) struct Answer {
     pub(crate) prompt_tokens: u32,
     first: Delta,
     rest: Rest,
+    hold: TokenHold,
 }
 
 /// Where the rest of an answer comes from.
@@ -186,7 +190,8 @@ impl Inner {
                 let nobody =
                     || Failure::new(ErrorCode::NoWorker, format!("no worker serves {} now", to.target().model()));
                 let model = orders.rulings.model(orders.book, name).ok_or_else(nobody)?;
-                let starts = requests.into_iter().map(|request| self.start(to, &model, request, choices));
+                let starts =
+                    requests.into_iter().map(|request| self.start(orders.permit, (to, &model), request, choices));
                 let answers = try_join_all(starts).await?.into_iter().flatten().collect();
                 Ok((Some(Arc::clone(&model)), answers))
             }
@@ -194,7 +199,8 @@ impl Inner {
                 let (catalog, outside) = (orders.book.catalog(), orders.book.upstream(upstream)?);
                 let most = outside::max_output(catalog, upstream, model);
                 let calls = requests.iter().flat_map(|request| (0..choices).map(move |choice| (request, choice)));
-                let calls = calls.map(|(request, choice)| outside::call(outside, to, request, (choice, most)));
+                let calls =
+                    calls.map(|(request, choice)| outside::call((outside, orders.permit), to, request, (choice, most)));
                 Ok((None, try_join_all(calls).await?))
             }
         }
@@ -202,8 +208,8 @@ impl Inner {
 
     async fn start(
         &self,
-        to: &Authorised,
-        model: &Model,
+        permit: &Permit,
+        (to, model): (&Authorised, &Model),
         request: Request,
         choices: u32,
     ) -> Result<Vec<Answer>, Failure> {
@@ -228,8 +234,9 @@ impl Inner {
         let home = self.pick(&model.replicas, &[]);
         let choice = |at: u32| {
             let reading = Reading::new(&model.text, &request.stop, &tools, prompt_tokens, call.sampling.min_tokens);
-            let call = if at == 0 { call.clone() } else { choice(&call, at) };
-            self.answer((to, model), call, reading, home)
+            // The choices have one prompt, which counts once.
+            let (call, prompt) = if at == 0 { (call.clone(), prompt_tokens) } else { (choice(&call, at), 0) };
+            self.answer(permit, (to, model), call, (reading, prompt), home)
         };
         let answers = try_join_all((0..choices).map(choice)).await;
         answers.map_err(|failure| match failure.param.as_deref() {
@@ -240,18 +247,26 @@ impl Inner {
 
     async fn answer(
         &self,
+        permit: &Permit,
         (to, model): (&Authorised, &Model),
         call: Call,
-        reading: Reading,
+        (reading, prompt): (Reading, u32),
         home: Option<&Arc<Replica>>,
     ) -> Result<Answer, Failure> {
+        let hold = permit.tokens(u64::from(prompt) + u64::from(call.sampling.max_tokens)).await?;
         let called = Instant::now();
-        let (events, event) = self.call((to, model), &call, home).await?;
+        let (events, event) = match self.call((to, model), &call, home).await {
+            Ok(first) => first,
+            Err(failure) => {
+                hold.settle(0);
+                return Err(failure);
+            }
+        };
         let mut rest = Answering { events, reading, ready: VecDeque::new(), deadline: call.deadline };
         rest.reading.read(event, rest.events.cached_tokens(), &mut rest.ready);
         let first = rest.next().await?;
         let prompt_tokens = rest.reading.prompt_tokens();
-        Ok(Answer { called, prompt_tokens, first, rest: Rest::Own(Box::new(rest)) })
+        Ok(Answer { called, prompt_tokens, first, rest: Rest::Own(Box::new(rest)), hold })
     }
 
     async fn encode(&self, text: &Arc<ModelText>, input: Input, tools: Tools) -> Result<Vec<u32>, Failure> {
@@ -378,14 +393,30 @@ fn too_late() -> Failure {
 impl Answer {
     /// The pieces, the last one with a finish, or a failure at the end. Dropping the stream aborts the sequence.
     pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Delta, Failure>> + Send {
-        let ended = self.first.finish.is_some();
-        let rest = stream::unfold((!ended).then_some(self.rest), |rest| async move {
-            let mut rest = rest?;
+        let Self { first, rest, hold, .. } = self;
+        let rest = match &first.finish {
+            None => Some((rest, hold)),
+            Some(finish) => {
+                hold.settle(finish.usage.total());
+                None
+            }
+        };
+        let rest = stream::unfold(rest, |rest| async move {
+            let (mut rest, hold) = rest?;
             let delta = rest.next().await;
-            let goes_on = delta.as_ref().is_ok_and(|delta| delta.finish.is_none());
-            Some((delta, goes_on.then_some(rest)))
+            let finish = delta.as_ref().map(|delta| delta.finish.as_ref().map(|finish| finish.usage.total()));
+            let goes_on = match finish {
+                Ok(None) => Some((rest, hold)),
+                Ok(Some(used)) => {
+                    hold.settle(used);
+                    None
+                }
+                // What was reserved for an answer that broke off stays spent.
+                Err(_) => None,
+            };
+            Some((delta, goes_on))
         });
-        futures_util::StreamExt::chain(stream::once(std::future::ready(Ok(self.first))), rest)
+        futures_util::StreamExt::chain(stream::once(std::future::ready(Ok(first))), rest)
     }
 }
 

@@ -31,6 +31,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::stream::BoxStream;
 use penstock_cluster::{MemberEvent, Store, catalog};
+use penstock_proto::RequestId;
 use prometheus::Registry;
 use tokio_util::task::TaskTracker;
 
@@ -53,6 +54,10 @@ use port::Port;
 use rulebook::Rulebooks;
 use ruling::Rulings;
 use server::{Handler, Listen, Server};
+use tenant::Limiter;
+
+/// How long a drained router takes to give leased limits back.
+const GIVING_BACK: Duration = Duration::from_secs(2);
 
 /// Why a router did not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +76,8 @@ pub struct Router {
     grpc: Port,
     admin: Port,
     status: Status,
+    limiter: Arc<Limiter>,
+    tasks: TaskTracker,
     grace: Duration,
 }
 
@@ -118,17 +125,19 @@ impl Router {
             fleet: fleet.clone(),
             connect,
             staleness,
-            store,
+            store: Arc::clone(&store),
             rulings: Arc::clone(&rulings),
             secrets: config.secrets.clone(),
         };
-        let api = Arc::new(Api::new(config, rulings, dispatch, metrics));
+        let name = config.name.clone().unwrap_or_else(|| format!("router-{}", RequestId::generate()));
+        let limiter = Arc::new(Limiter::new(Arc::clone(&store), &name, &tasks));
+        let api = Arc::new(Api::new(config, rulings, Arc::clone(&limiter), (dispatch, metrics)));
         let grpc = grpc::start(grpc, Arc::clone(&api), fleet).await?;
         let admin = admin::start(admin, admin_state, key).await?;
         let handler: Handler = Arc::new(move |request| Arc::clone(&api).answer(request).boxed());
         let http = Listen { tls: http.tls.map(|tls| tls.speaking(&["h2", "http/1.1"])), ..http };
         let server = Server::start(http, handler).await?;
-        Ok(Self { server, grpc, admin, status, grace })
+        Ok(Self { server, grpc, admin, status, limiter, tasks, grace })
     }
 
     /// Where the HTTP faces listen.
@@ -159,6 +168,12 @@ impl Router {
         let (http, grpc, admin) =
             tokio::join!(self.server.drain(grace), self.grpc.drain(grace), self.admin.drain(grace));
         self.status.fleet.stop().await;
+        // What is leased of limits goes back to the other routers at once.
+        self.limiter.stop();
+        self.tasks.close();
+        if tokio::time::timeout(GIVING_BACK, self.tasks.wait()).await.is_err() {
+            tracing::warn!("what is leased of tenants' limits was not given back; it comes back by itself");
+        }
         http && grpc && admin
     }
 }

@@ -17,7 +17,7 @@ use crate::class::{self, Detectors};
 use crate::config::{Config, Secrets};
 use crate::metrics::Metrics;
 use crate::request::Failure;
-use crate::tenant::Keys;
+use crate::tenant::{Issuers, Keys};
 use crate::upstream::{
     BreakerState, ConfigError, KeySource, OpenAiBound, Protocol, Timeouts, Trust, Upstream, UpstreamConfig,
 };
@@ -37,6 +37,7 @@ pub(crate) struct Rulebook {
 /// What is made of a catalogue.
 pub(crate) struct Parts {
     keys: Keys,
+    issuers: Issuers,
     detectors: Result<Detectors, class::Error>,
     upstreams: BTreeMap<Name, Result<Outside, Unusable>>,
 }
@@ -84,6 +85,10 @@ impl Parts {
         };
         Self {
             keys: Keys::new(catalog),
+            issuers: match before {
+                Some(before) => before.issuers.renew(catalog),
+                None => Issuers::new(catalog, &TaskTracker::new()),
+            },
             detectors: Detectors::compile(catalog, read),
             upstreams: catalog.upstreams.iter().map(upstream).collect(),
         }
@@ -183,6 +188,11 @@ impl Rulebook {
     /// Whose keys are whose.
     pub(crate) fn keys(&self) -> &Keys {
         &self.parts.keys
+    }
+
+    /// Whose signed tokens stand for tenants.
+    pub(crate) fn issuers(&self) -> &Issuers {
+        &self.parts.issuers
     }
 
     /// What looks through requests. Where that cannot be made, nothing may pass unseen.

@@ -2,6 +2,9 @@
 //!
 //! A key is known by its hash alone. What a tenant may then reach is decided elsewhere.
 
+mod backing;
+mod jwt;
+mod permit;
 mod rate;
 mod slots;
 
@@ -10,8 +13,8 @@ use std::fmt;
 
 use penstock_cluster::catalog::{Catalog, Digest, Name, OperatorRole};
 
-pub use rate::{Minute, Rate, Taken};
-pub use slots::{Slot, Slots};
+pub use jwt::{Issuers, Verified, is_jwt};
+pub use permit::{Limiter, Permit, TokenHold};
 
 /// What every key begins with, so that people and detectors know one when they see it.
 const PREFIX: &str = "psk_";

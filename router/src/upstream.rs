@@ -30,6 +30,8 @@ pub use breaker::BreakerState;
 pub use config::{ConfigError, OpenAiBound, Protocol, Timeouts, Trust, UpstreamConfig};
 pub use key::{KeyError, KeySource};
 
+pub(crate) use transport::tls;
+
 use answer::Reading;
 use breaker::{Breaker, Outcome, Ticket};
 use fault::Fault;

@@ -1,6 +1,7 @@
 //! What the things of a catalogue say of each other: references, duplicates, numbers that make no sense together.
 
 mod ceilings;
+mod issuers;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,8 @@ pub(super) fn check(catalog: &Catalog) -> Result<Vec<Problem>, Invalid> {
     checker.keys();
     catalog.tenants.values().for_each(|tenant| checker.tenant(tenant));
     catalog.upstreams.values().for_each(|upstream| checker.upstream(upstream));
+    catalog.issuers.values().for_each(|issuer| checker.issuer(issuer));
+    checker.one_of_each_issuer();
     catalog.models.values().for_each(|model| checker.model(model));
     catalog.adapters.values().for_each(|adapter| checker.adapter(adapter));
     catalog.routes.values().for_each(|route| checker.route(route));
@@ -75,8 +78,8 @@ impl Checker<'_> {
             let why = "a budget of nothing; to forbid external calls, leave their routes out of models";
             self.refuse(tenant.line(budget.usd.line), why);
         }
-        if tenant.keys.is_empty() {
-            self.warn(tenant.at.clone(), format!("tenant {} has no key: nobody can be it", tenant.name));
+        if tenant.keys.is_empty() && !self.issued(&tenant.name) {
+            self.warn(tenant.at.clone(), format!("tenant {} has no key and no issuer: nobody can be it", tenant.name));
         }
     }
 
@@ -85,19 +88,16 @@ impl Checker<'_> {
             self.refuse(upstream.at.clone(), "the name of an upstream is not local, and has no / in it");
         }
         let url = upstream.line(upstream.url.line);
-        match upstream.url.split_once("://").map(|(scheme, rest)| (scheme, host(rest))) {
-            Some(("https", Some(_))) => {}
-            Some(("http", Some(host))) if ["localhost", "127.0.0.1", "[::1]"].contains(&host) => {}
-            Some(("http", Some(host))) if upstream.insecure => {
+        match Reach::of(&upstream.url) {
+            Reach::Safe => {}
+            Reach::Clear(host) if upstream.insecure => {
                 self.warn(url, format!("what goes to {host} goes in the clear"));
             }
-            Some(("http", Some(host))) => {
+            Reach::Clear(host) => {
                 let why = format!("what goes to {host} would go in the clear: https, or insecure: true");
                 self.refuse(url, why);
             }
-            Some(_) | None => {
-                self.refuse(url, "the url must be https://HOST/… or http://HOST/…, without user or query")
-            }
+            Reach::No => self.refuse(url, "the url must be https://HOST/… or http://HOST/…, without user or query"),
         }
         let models = upstream.models.iter().map(|model| (model.name.as_str(), upstream.line(model.line)));
         self.unique("model", models);
@@ -163,6 +163,27 @@ impl Checker<'_> {
         match known.as_slice() {
             [] => format!("there is no {kind} {name}; there is none at all"),
             known => format!("there is no {kind} {name}; there are: {}", known.join(", ")),
+        }
+    }
+}
+
+/// How what is sent to a URL gets there.
+enum Reach<'a> {
+    /// Under TLS, or within this machine.
+    Safe,
+    /// In the clear, to this host.
+    Clear(&'a str),
+    /// It is no URL that can be called.
+    No,
+}
+
+impl<'a> Reach<'a> {
+    fn of(url: &'a str) -> Self {
+        match url.split_once("://").map(|(scheme, rest)| (scheme, host(rest))) {
+            Some(("https", Some(_))) => Self::Safe,
+            Some(("http", Some(host))) if ["localhost", "127.0.0.1", "[::1]"].contains(&host) => Self::Safe,
+            Some(("http", Some(host))) => Self::Clear(host),
+            Some(_) | None => Self::No,
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum Kind {
     Upstream,
     /// Who runs the cluster.
     Operator,
+    /// Who issues tokens that stand for tenants.
+    Issuer,
     /// A model of the cluster's own.
     Model,
     /// A LoRA adapter.
@@ -33,6 +35,7 @@ impl fmt::Display for Kind {
             Self::Tenant => "tenant",
             Self::Upstream => "upstream",
             Self::Operator => "operator",
+            Self::Issuer => "issuer",
             Self::Model => "model",
             Self::Adapter => "adapter",
             Self::Route => "route",
@@ -94,6 +97,7 @@ pub(super) fn diff(old: &Catalog, new: &Catalog) -> Diff {
     diff.kind(Kind::Tenant, &old.tenants, &new.tenants);
     diff.kind(Kind::Upstream, &old.upstreams, &new.upstreams);
     diff.kind(Kind::Operator, &old.operators, &new.operators);
+    diff.kind(Kind::Issuer, &old.issuers, &new.issuers);
     diff.kind(Kind::Model, &old.models, &new.models);
     diff.kind(Kind::Adapter, &old.adapters, &new.adapters);
     diff.kind(Kind::Route, &old.routes, &new.routes);

@@ -24,6 +24,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) operators: Vec<Lined<Operator>>,
     #[serde(default)]
+    pub(super) issuers: Vec<Lined<Issuer>>,
+    #[serde(default)]
     pub(super) models: Vec<Lined<Model>>,
     #[serde(default)]
     pub(super) adapters: Vec<Lined<Adapter>>,
@@ -285,6 +287,53 @@ pub enum OperatorRole {
     Admin,
 }
 
+/// Who issues signed tokens (JWT) that stand for tenants, as OpenID Connect has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// Its name here.
+    pub name: Name,
+    /// What its tokens say in `iss`, to the letter.
+    pub issuer: Lined<String>,
+    /// What they say in `aud`: one of these, among others.
+    pub audience: Lined<Vec<String>>,
+    /// Where its public keys are, as a JSON Web Key Set.
+    pub jwks: Lined<KeySet>,
+    /// The claim that names the tenant.
+    #[serde(default = "tenant")]
+    pub claim: String,
+    /// What that claim says, and which tenant it means; None: it says the tenant's name itself.
+    #[serde(default)]
+    pub tenants: Option<BTreeMap<String, Lined<Name>>>,
+    /// What its tokens may be signed with.
+    #[serde(default = "algorithms")]
+    pub algorithms: Lined<Vec<Algorithm>>,
+}
+
+/// Where a JSON Web Key Set is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySet {
+    /// At a URL, which the router asks now and then.
+    Url(String),
+    /// In a file, which it reads now and then.
+    File(PathBuf),
+}
+
+/// What a token may be signed with: public keys only, so that whoever checks a token cannot make one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// RSA of 2048 bits or more, PKCS #1 v1.5, SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// ECDSA on P-256, SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
 /// A model that the cluster's own workers serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -387,6 +436,14 @@ pub const BUILT_IN_DETECTORS: [(&str, DataClass); 8] = [
 
 fn internal() -> DataClass {
     DataClass::Internal
+}
+
+fn tenant() -> String {
+    "tenant".to_owned()
+}
+
+fn algorithms() -> Lined<Vec<Algorithm>> {
+    Lined { line: 0, value: vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa] }
 }
 
 fn restricted() -> DataClass {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _};
 
 use super::document::{Document, Lined};
-use super::{Adapter, At, Catalog, Detector, Invalid, Model, Name, Named, Operator, Placed, Problem, Route, Source};
+use super::{
+    Adapter, At, Catalog, Detector, Invalid, Issuer, Model, Name, Named, Operator, Placed, Problem, Route, Source,
+};
 use super::{Tenant, Upstream};
 
 /// How alike a key must be to be named as what was meant.
@@ -32,11 +34,12 @@ pub(super) fn read(sources: Vec<Source>) -> Result<Catalog, Invalid> {
 }
 
 fn add(catalog: &mut Catalog, document: Document, file: &Arc<str>, problems: &mut Vec<Problem>) {
-    let Document { tenants, upstreams, operators, models, adapters, routes, detectors } = document;
+    let Document { tenants, upstreams, operators, issuers, models, adapters, routes, detectors } = document;
     let mut place = Place { file, problems };
     place.all("tenant", tenants, &mut catalog.tenants, |it: &Tenant| &it.name);
     place.all("upstream", upstreams, &mut catalog.upstreams, |it: &Upstream| &it.name);
     place.all("operator", operators, &mut catalog.operators, |it: &Operator| &it.name);
+    place.all("issuer", issuers, &mut catalog.issuers, |it: &Issuer| &it.name);
     place.all("model", models, &mut catalog.models, |it: &Model| &it.name);
     place.all("adapter", adapters, &mut catalog.adapters, |it: &Adapter| &it.name);
     place.all("route", routes, &mut catalog.routes, |it: &Route| &it.name);

@@ -10,11 +10,12 @@ use penstock_proto::{ErrorCode, ModelName};
 use super::Api;
 use super::Notes;
 use super::blocks::Blocks;
-use super::caller::Asking;
+use super::caller::{Asking, Caller};
 use crate::dispatch::{Answer, Orders, Started};
 use crate::fleet::Model;
 use crate::metrics::Observation;
 use crate::request::{Delta, Failure, Finish, Request};
+use crate::tenant::Permit;
 
 /// An answer under way, of one choice or several, merged as they come. Dropping it aborts what has not ended.
 pub(super) struct Answers {
@@ -22,6 +23,8 @@ pub(super) struct Answers {
     open: usize,
     prompt_tokens: u32,
     observation: Observation,
+    /// The request's place among its tenant's, until this ends.
+    _permit: Arc<Permit>,
 }
 
 /// What answers, and its answer under way.
@@ -44,9 +47,11 @@ impl Api {
         mut observation: Observation,
     ) -> Result<Begun, Failure> {
         match self.begin(asking, (requests, choices), notes, &mut observation).await {
-            Ok((name, started)) => {
-                Ok(Begun { name, model: started.model.clone(), answers: Answers::of(started, observation) })
-            }
+            Ok((name, started)) => Ok(Begun {
+                name,
+                model: started.model.clone(),
+                answers: Answers::of(started, Arc::clone(&asking.caller.permit), observation),
+            }),
             Err(failure) => {
                 observation.failed(&failure);
                 Err(failure)
@@ -64,7 +69,8 @@ impl Api {
         let (decision, requests) = self.rule(asking, requests, notes).await?;
         let name = requests.first().map(|request| request.model.clone());
         let name = name.ok_or_else(|| Failure::field("prompt", "there is no prompt"))?;
-        let orders = Orders { book: &asking.caller.book, rulings: &self.rulings, decision: &decision };
+        let Caller { book, permit, .. } = asking.caller;
+        let orders = Orders { book, rulings: &self.rulings, decision: &decision, permit };
         let started = self.dispatch.answers(orders, requests, choices).await.map_err(|failed| {
             notes.target = failed.target.as_ref().map(ToString::to_string);
             failed.target.iter().for_each(|target| observation.targets(target.model(), &target.to_string()));
@@ -103,14 +109,14 @@ impl Api {
 }
 
 impl Answers {
-    fn of(started: Started, mut observation: Observation) -> Self {
+    fn of(started: Started, permit: Arc<Permit>, mut observation: Observation) -> Self {
         let answers = started.answers;
         answers.iter().for_each(|answer| observation.called(answer.called));
         let open = answers.len();
         let prompt_tokens = answers.iter().map(|answer| answer.prompt_tokens).sum();
         let choice = |(index, answer): (usize, Answer)| answer.into_stream().map(move |delta| (index, delta)).boxed();
         let choices = select_all(answers.into_iter().enumerate().map(choice)).boxed();
-        Self { choices, open, prompt_tokens, observation }
+        Self { choices, open, prompt_tokens, observation, _permit: permit }
     }
 
     /// How many choices have not ended.

@@ -21,7 +21,7 @@ use crate::policy::{self, Asked, Decision, Denied, Refusal, Shape};
 use crate::request::{Failure, Input, Request};
 use crate::rulebook::Rulebook;
 use crate::ruling::{Question, names};
-use crate::tenant::Holder;
+use crate::tenant::{Holder, Permit, is_jwt};
 
 /// The tenant of every caller where the catalogue has none.
 const DEFAULT_TENANT: &str = "default";
@@ -39,6 +39,8 @@ pub(super) struct Caller {
     /// The least class of its requests.
     class: DataClass,
     pub(super) defaults: Defaults,
+    /// Its place among the tenant's requests, until the answer has ended.
+    pub(super) permit: Arc<Permit>,
 }
 
 /// What is asked for, beside the requests themselves.
@@ -77,20 +79,27 @@ impl Api {
         if book.is_keyless() {
             let tenant = TenantName::new(DEFAULT_TENANT).expect("a well-formed name");
             let defaults = Defaults { deadline: self.config.deadline, priority: Priority::default() };
-            return Ok(Caller { book, tenant, class: DataClass::Internal, defaults });
+            return Ok(Caller { book, tenant, class: DataClass::Internal, defaults, permit: Arc::new(Permit::free()) });
         }
-        let name = match book.keys().find(key(map)?) {
-            Some(Holder::Tenant { name, .. }) => name.clone(),
-            Some(Holder::Operator { .. }) => {
-                return Err(unauthenticated("this is an operator's key, which opens the admin port alone"));
+        let presented = key(map)?;
+        let name = if is_jwt(presented) {
+            book.issuers().verify(presented).await?.tenant
+        } else {
+            match book.keys().find(presented) {
+                Some(Holder::Tenant { name, .. }) => name.clone(),
+                Some(Holder::Operator { .. }) => {
+                    return Err(unauthenticated("this is an operator's key, which opens the admin port alone"));
+                }
+                None => return Err(unauthenticated("nobody has this key; it may have been revoked")),
             }
-            None => return Err(unauthenticated("nobody has this key; it may have been revoked")),
         };
         let tenant = &book.catalog().tenants[&name];
         let deadline = tenant.deadline.as_ref().map_or(self.config.deadline, catalog::Span::get);
         let (class, defaults) = (tenant.class, Defaults { deadline, priority: tenant.priority });
+        let limits = tenant.limits.clone();
         let tenant = TenantName::new(name.as_str()).expect("the catalogue's names are well-formed");
-        Ok(Caller { book, tenant, class, defaults })
+        let permit = self.limiter.admit(&name, &limits).await?;
+        Ok(Caller { book, tenant, class, defaults, permit: Arc::new(permit) })
     }
 
     /// Without keys, whoever is on this machine may ask, and nobody else.

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::{Answer, Rest};
 use crate::policy::Authorised;
-use crate::request::{Failure, Request};
-use crate::upstream::Upstream;
+use crate::request::{Delta, Failure, Request};
+use crate::tenant::Permit;
+use crate::upstream::{Prepared, Upstream, UpstreamAnswer};
 
 /// Tokens of an answer where neither the client nor the catalogue says; every call names a bound.
 const MAX_OUTPUT: u32 = 4096;
@@ -22,24 +23,37 @@ pub(super) fn max_output(catalog: &Catalog, upstream: &Name, model: &ModelName) 
 
 /// Calls an upstream for one choice, and waits for its first piece.
 pub(super) async fn call(
-    upstream: &Arc<Upstream>,
+    (upstream, permit): (&Arc<Upstream>, &Permit),
     to: &Authorised,
     request: &Request,
     (choice, most): (u32, u32),
 ) -> Result<Answer, Failure> {
-    let called = Instant::now();
     let sampling = &request.sampling;
     let max_tokens = sampling.max_tokens.or(sampling.default_max_tokens).unwrap_or(most).min(most);
-    let mut answer = match (choice, sampling.seed) {
+    let model = to.target().model();
+    let prepared = match (choice, sampling.seed) {
         // One seed gives one answer: the other choices take the next ones, as those of the cluster's own models do.
         (1.., Some(seed)) => {
             let mut request = request.clone();
             request.sampling.seed = Some(seed.wrapping_add(u64::from(choice)));
-            upstream.generate(to, &request, max_tokens).await?
+            upstream.prepare(model, &request, max_tokens)?
         }
-        (_, _) => upstream.generate(to, request, max_tokens).await?,
+        (_, _) => upstream.prepare(model, request, max_tokens)?,
     };
+    let hold = permit.tokens(prepared.bound().total()).await?;
+    let called = Instant::now();
+    match first(upstream, to, &prepared).await {
+        Ok((first, rest)) => Ok(Answer { called, prompt_tokens: 0, first, rest: Rest::Outside(Box::new(rest)), hold }),
+        Err(failure) => {
+            hold.settle(0);
+            Err(failure)
+        }
+    }
+}
+
+async fn first(upstream: &Upstream, to: &Authorised, prepared: &Prepared) -> Result<(Delta, UpstreamAnswer), Failure> {
+    let mut answer = upstream.send(to, prepared).await?;
     let first = answer.next().await;
     let first = first.ok_or_else(|| Failure::new(ErrorCode::ProviderLost, "the upstream's answer was empty"))??;
-    Ok(Answer { called, prompt_tokens: 0, first, rest: Rest::Outside(Box::new(answer)) })
+    Ok((first, answer))
 }

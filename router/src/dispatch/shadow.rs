@@ -10,6 +10,7 @@ use tokio::time::timeout_at;
 use super::{Inner, Orders, too_late};
 use crate::policy::{Authorised, Decision};
 use crate::request::{Failure, Finish, Request};
+use crate::tenant::Permit;
 
 /// The request that copies are made of, where a decision wants some: the first of a body's.
 pub(super) fn original(decision: &Decision, requests: &[Request]) -> Option<Request> {
@@ -30,7 +31,9 @@ pub(super) fn send(dispatch: &Arc<Inner>, orders: Orders<'_>, original: Request)
         let (rulings, decision) = (Arc::clone(orders.rulings), Arc::clone(orders.decision));
         tokio::spawn(async move {
             let _permit = permit;
-            let orders = Orders { book: &book, rulings: &rulings, decision: &decision };
+            // Nobody asked for it: it takes nothing of the tenant's limits.
+            let permit = Permit::free();
+            let orders = Orders { book: &book, rulings: &rulings, decision: &decision, permit: &permit };
             let code = match dispatch.whole(orders, &to, copy).await {
                 Ok(_) => "ok",
                 Err(failure) => failure.code.as_str(),

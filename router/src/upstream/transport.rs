@@ -167,7 +167,8 @@ fn url(text: &str, field: &'static str) -> Result<Url, ConfigError> {
     if fits { Ok(url) } else { Err(ConfigError::Url { field }) }
 }
 
-fn tls(trust: &Trust, encrypted: bool) -> Result<ClientConfig, ConfigError> {
+/// What a client trusts, without or with TLS.
+pub(crate) fn tls(trust: &Trust, encrypted: bool) -> Result<ClientConfig, ConfigError> {
     let failed = |error: rustls::Error| ConfigError::Client { reason: error.to_string() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));

@@ -1,6 +1,6 @@
 //! Each thing that can be wrong with a catalogue, once.
 
-use super::super::{Catalog, Source};
+use super::super::{Algorithm, Catalog, Source};
 
 const BASE: &str = "\
 tenants:
@@ -149,6 +149,50 @@ fn what_is_hardly_meant_is_warned_of() {
     }
 }
 
+const ISSUERS: &str = "\
+issuers:
+  - name: corp
+    issuer: https://login.corp.example/realms/bank
+    audience: [penstock]
+    jwks: {url: https://login.corp.example/realms/bank/certs}
+    claim: team
+    tenants:
+      retail-banking: retail
+  - {name: lab, issuer: https://lab.example, audience: [penstock], jwks: {file: /etc/lab.json}, algorithms: [EdDSA]}
+";
+
+#[test]
+fn an_issuer_says_what_its_tokens_mean() {
+    let catalog = read(&format!("{BASE}{ISSUERS}")).unwrap();
+    let (corp, lab) = (&catalog.issuers["corp"], &catalog.issuers["lab"]);
+    assert_eq!(corp.tenants.as_ref().unwrap()["retail-banking"].as_str(), "retail");
+    assert_eq!((corp.algorithms.len(), corp.claim.as_str()), (3, "team"));
+    assert_eq!((lab.algorithms.value.as_slice(), lab.claim.as_str()), ([Algorithm::EdDsa].as_slice(), "tenant"));
+    let keyless = BASE
+        .replace("keys: [{id: k1, sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}], ", "");
+    assert_eq!(read(&format!("{keyless}{ISSUERS}")).unwrap().warnings(), [], "a token may stand for it");
+    let moved = ISSUERS.replace("claim: team", "claim: group");
+    let diff = catalog.diff(&read(&format!("{BASE}{moved}")).unwrap()).to_string();
+    assert_eq!(diff, "~ issuer corp\n    claim: \"team\" -> \"group\"\n");
+    for (line, before, after, why) in [
+        (3, "https://login.corp.example/realms/bank", "corp", "an issuer is known by its URL"),
+        (4, "[penstock]", "[]", "an issuer needs an audience"),
+        (4, "[penstock]", "['']", "an issuer needs an audience"),
+        (5, "https://login", "http://login", "keys that come from login.corp.example in the clear prove nothing"),
+        (5, "https://login.corp.example", "ftp://corp", "the url of a key set must be"),
+        (5, "{url: https://login.corp.example/realms/bank/certs}", "{file: ''}", "the file of a key set has no name"),
+        (8, ": retail", ": retial", "there is no tenant retial; there are: retail"),
+        (9, "https://lab.example", "https://login.corp.example/realms/bank", "is there twice"),
+        (9, "[EdDSA]", "[]", "without algorithms"),
+        (9, "[EdDSA]", "[HS256]", "unknown word \"HS256\""),
+        (9, "file: ", "path: ", "unknown word \"path\""),
+    ] {
+        let text = format!("{}\n{BASE}", change(ISSUERS, before, after, line));
+        let error = read(&text).expect_err(after);
+        assert!(error.starts_with(&format!("c.yaml:{line}: ")) && error.contains(why), "{after}: {error}");
+    }
+}
+
 /// The catalogue as the contract shows it, with the tenants that it speaks of.
 const CONTRACT: &str = r#"
 tenants:
@@ -206,8 +250,8 @@ fn the_contracts_example_is_valid() {
     let warnings: Vec<&str> = catalog.warnings().iter().map(|warning| warning.why.as_str()).collect();
     let expected = [
         "no route, model, version or adapter has such a name",
-        "tenant risk has no key: nobody can be it",
-        "tenant web has no key: nobody can be it",
+        "tenant risk has no key and no issuer: nobody can be it",
+        "tenant web has no key and no issuer: nobody can be it",
     ];
     let mut found = warnings.clone();
     found.sort_unstable();
