@@ -303,6 +303,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn places_under_a_former_lease_come_under_the_new_one_before_that_ends() {
+        let store = MemoryStore::new();
+        let (one, two) = (Router::new(&store, "one"), Router::new(&store, "two"));
+        drop(one.take_all(4).await);
+        let former = one.backing.lease().unwrap();
+        one.backing.forget(former);
+        advance(FULL).await;
+        let _taken = one.take(4).await.unwrap();
+        store.revoke(former).await.unwrap();
+        assert!(two.take(4).await.is_none(), "all four are leased still");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lower_limit_shrinks_what_each_has_and_a_tenant_is_not_another_with_a_longer_name() {
         let store = MemoryStore::new();
         let (one, two) = (Router::new(&store, "one"), Router::new(&store, "two"));

@@ -368,7 +368,8 @@ async fn in_an_outage_each_router_counts_by_itself_says_so_once_and_shares_again
     drop((one, two));
     sleep(Duration::from_secs(3)).await;
     let rest: usize = ask(300).await.iter().sum();
-    assert!(20 + third + rest <= 30 + 20, "what was taken alone is leased first: {third} {rest}");
+    // One router may have taken alone what there is no room for any more.
+    assert!(20 + third + rest <= 30 + 10, "what was taken alone is leased first: {third} {rest}");
     wall.set(180);
     assert_eq!(ask(300).await.iter().sum::<usize>(), 30);
 }
