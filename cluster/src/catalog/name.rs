@@ -32,6 +32,9 @@ pub enum InvalidWord {
     /// Not a time.
     #[error("{0:?} is no time: a whole number and ms, s, m, h or d is, such as 10m")]
     Time(String),
+    /// Not a point in time.
+    #[error("{0:?} is no point in time: one such as 2026-12-31T18:00:00Z is")]
+    Moment(String),
     /// Not a digest.
     #[error("this is no SHA-256: 64 hexadecimal digits are; a key itself never stands in a catalogue")]
     Digest,
