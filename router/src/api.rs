@@ -4,6 +4,7 @@ mod answers;
 mod anthropic;
 mod blocks;
 mod bounds;
+mod caller;
 mod calling;
 mod events;
 mod face;
@@ -24,13 +25,12 @@ use futures_util::stream::BoxStream;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use penstock_cluster::tls::ServerTls;
-use penstock_proto::{DataClass, ErrorCode, Fault, ModelName, RequestId, TenantName, headers};
+use penstock_proto::{DataClass, ErrorCode, Fault, RequestId, headers};
 use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::dispatch::Dispatch;
-use crate::metrics::{Metrics, Observation, local};
+use crate::metrics::{Metrics, Observation};
 use crate::request::Failure;
 use crate::ruling::Rulings;
 use crate::server::{self, Body, RequestBody, full};
@@ -47,9 +47,6 @@ const RETRY_AFTER: u32 = 1;
 /// The faces over one fleet.
 pub(crate) struct Api {
     config: Config,
-    /// Whether requests are held to this machine: nobody has to prove who asks.
-    guarded: bool,
-    tenant: TenantName,
     rulings: Arc<Rulings>,
     dispatch: Dispatch,
     metrics: Arc<Metrics>,
@@ -65,15 +62,13 @@ enum Reply {
 #[derive(Default)]
 struct Notes {
     class: Option<DataClass>,
-    target: Option<ModelName>,
+    target: Option<String>,
     ignored: Vec<String>,
 }
 
 impl Api {
     pub(crate) fn new(config: Config, rulings: Arc<Rulings>, dispatch: Dispatch, metrics: Arc<Metrics>) -> Self {
-        let guarded = !config.insecure && !config.tls.as_ref().is_some_and(ServerTls::asks_clients);
-        let tenant = TenantName::new("default").expect("a well-formed name");
-        Self { config, guarded, tenant, rulings, dispatch, metrics }
+        Self { config, rulings, dispatch, metrics }
     }
 
     /// Answers one request. Dropping the future, or the body of its answer, ends the work for it.
@@ -82,7 +77,7 @@ impl Api {
         let client_id = head::client_id(request.headers());
         let face = Face::of(request.uri().path());
         let route = face.route(request.method(), request.uri().path());
-        let observation = self.metrics.observe(route, self.tenant.clone());
+        let observation = self.metrics.observe(route);
         let mut notes = Notes::default();
         let result = self.reply(request, id, &mut notes, observation).await;
         if let Err(failure) = &result {
@@ -105,22 +100,21 @@ impl Api {
     ) -> Result<Reply, Failure> {
         let (parts, body) = request.into_parts();
         let read = async {
-            if self.guarded {
-                guard::check(&parts)?;
-            }
-            let head = head::read(&parts.headers, id, Instant::now(), self.config.deadline)?;
-            notes.class = Some(head.class);
+            let caller = self.admit(&parts, self.config.http).await?;
+            observation.asked_by(&caller.tenant);
+            let head = head::read(&parts.headers, id, Instant::now(), caller.defaults)?;
+            notes.class = Some(caller.class_of(&head));
             let body = server::body::read(body, &self.config.limits).await?;
-            Ok((head, body))
+            Ok((caller, head, body))
         };
-        let (head, body) = match read.await {
+        let (caller, head, body) = match read.await {
             Ok(read) => read,
             Err(failure) => {
                 observation.failed(&failure);
                 return Err(failure);
             }
         };
-        let call = Call { method: &parts.method, path: parts.uri.path(), head: &head, tenant: &self.tenant, body };
+        let call = Call { method: &parts.method, path: parts.uri.path(), head: &head, caller: &caller, body };
         Face::of(parts.uri.path()).answer(self, call, notes, observation).await
     }
 }
@@ -129,7 +123,7 @@ impl Notes {
     fn write(mut self, map: &mut HeaderMap) {
         map.insert(headers::CLASS, HeaderValue::from_static(self.class.unwrap_or(DataClass::Internal).as_str()));
         if let Some(target) = &self.target {
-            map.insert(headers::TARGET, visible(&local(target)));
+            map.insert(headers::TARGET, visible(target));
         }
         if !self.ignored.is_empty() {
             self.ignored.sort_unstable();

@@ -13,10 +13,14 @@ mod fold;
 mod iban;
 mod numbers;
 mod secret;
+mod strings;
 
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use penstock_cluster::catalog::{At, BUILT_IN_DETECTORS, Catalog, Name};
 use penstock_proto::DataClass;
@@ -26,6 +30,10 @@ use custom::{Dictionaries, Patterns};
 use numbers::Found;
 use secret::Secrets;
 
+pub(crate) use strings::{Unreadable, body, request};
+
+/// Hashes texts so that nobody outside can make two of the same hash.
+static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// Findings of one request that are kept; the class counts all.
 const FINDINGS_LIMIT: usize = 32;
 
@@ -92,6 +100,11 @@ pub enum Raiser {
     Task,
     /// The operator's record of the session.
     Session,
+    /// Something that no detector can look into: ids of an unknown vocabulary.
+    Opaque {
+        /// Where it stands.
+        place: &'static str,
+    },
     /// A detector, and the string that it found something in.
     Detector {
         /// The detector.
@@ -108,6 +121,7 @@ impl fmt::Display for Raiser {
             Self::Header => f.write_str("header"),
             Self::Task => f.write_str("task"),
             Self::Session => f.write_str("session"),
+            Self::Opaque { place } => write!(f, "{place}, which cannot be read"),
             Self::Detector { name, place } => write!(f, "detector {name} in {place}"),
         }
     }
@@ -254,17 +268,15 @@ impl Detectors {
 
     /// Looks through the strings of a request, each with its place.
     pub fn scan_all<'a, P: fmt::Display>(&self, strings: impl IntoIterator<Item = (P, &'a str)>) -> Findings {
-        let mut findings = Findings::default();
-        let mut hits = Hits { hit: vec![false; self.labels.len()] };
-        for (place, text) in strings {
-            self.search(text, &mut hits);
-            for (index, hit) in hits.hit.iter_mut().enumerate().filter(|(_, hit)| **hit) {
-                *hit = false;
-                let Label { name, class } = &self.labels[index];
-                findings.add(Finding { detector: name.clone(), class: *class, place: place.to_string() });
-            }
-        }
-        findings
+        let mut scan = self.begin();
+        strings.into_iter().for_each(|(place, text)| scan.look(place, text));
+        scan.findings()
+    }
+
+    /// Begins to look through a request, string by string.
+    pub(crate) fn begin(&self) -> Scan<'_> {
+        let hits = Hits { hit: vec![false; self.labels.len()] };
+        Scan { detectors: self, hits, seen: HashSet::new(), findings: Findings::default() }
     }
 
     fn search(&self, text: &str, hits: &mut Hits) {
@@ -274,6 +286,36 @@ impl Detectors {
         self.secrets.scan(&text, hits);
         self.patterns.scan(&text, &joined, hits);
         self.dictionaries.scan(&text, hits);
+    }
+}
+
+/// A look through a request. What was seen once is not looked at again, wherever it stands.
+#[derive(Debug)]
+pub(crate) struct Scan<'d> {
+    detectors: &'d Detectors,
+    hits: Hits,
+    /// Of the texts that were seen: hashes with a key of this process.
+    seen: HashSet<u64>,
+    findings: Findings,
+}
+
+impl Scan<'_> {
+    /// Looks at one string.
+    pub(crate) fn look(&mut self, place: impl fmt::Display, text: &str) {
+        if text.is_empty() || !self.seen.insert(HASHES.hash_one(text)) {
+            return;
+        }
+        self.detectors.search(text, &mut self.hits);
+        for (index, hit) in self.hits.hit.iter_mut().enumerate().filter(|(_, hit)| **hit) {
+            *hit = false;
+            let Label { name, class } = &self.detectors.labels[index];
+            self.findings.add(Finding { detector: name.clone(), class: *class, place: place.to_string() });
+        }
+    }
+
+    /// What was found.
+    pub(crate) fn findings(self) -> Findings {
+        self.findings
     }
 }
 

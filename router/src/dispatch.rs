@@ -3,8 +3,10 @@
 
 mod fill;
 mod logprobs;
+mod outside;
 mod reading;
 mod retry;
+mod shadow;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,17 +15,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::Stream;
 use futures_util::future::try_join_all;
 use futures_util::stream;
-use penstock_proto::{ErrorCode, ModelName, RequestId, WorkerName};
+use penstock_cluster::catalog;
+use penstock_proto::{ErrorCode, Fault, RequestId, WorkerName};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::balance::{self, Balance};
-use crate::fleet::{Fleet, Model, Snapshot};
+use crate::fleet::{Fleet, Model};
 use crate::metrics::Metrics;
+use crate::policy::{Authorised, Decision, Target};
 use crate::prompt::ModelText;
 use crate::replica::{Call, Event, Events, Replica};
 use crate::request::{Delta, Failure, Input, Request, ToolChoice, Tools};
+use crate::rulebook::Rulebook;
+use crate::ruling::Rulings;
 use crate::tools;
+use crate::upstream::UpstreamAnswer;
 use reading::Reading;
 use retry::Budget;
 
@@ -33,11 +40,13 @@ const ATTEMPTS: usize = 3;
 const QUICK_PROMPT: usize = 8 << 10;
 /// Long prompts encoded at once.
 const LONG_PROMPTS: usize = 4;
-/// Names that a refusal lists.
-const NAMES_TOLD: usize = 20;
+/// Copies under way at once; one more is not sent.
+const SHADOWS: usize = 32;
 
 /// What carries out requests.
-pub(crate) struct Dispatch {
+pub(crate) struct Dispatch(Arc<Inner>);
+
+struct Inner {
     fleet: Fleet,
     balance: Balance,
     /// Counts the picks.
@@ -45,43 +54,159 @@ pub(crate) struct Dispatch {
     retries: Budget,
     metrics: Arc<Metrics>,
     long_prompts: Arc<Semaphore>,
+    shadows: Arc<Semaphore>,
+}
+
+/// What is to be carried out, and under which catalogue.
+#[derive(Clone, Copy)]
+pub(crate) struct Orders<'a> {
+    pub(crate) book: &'a Arc<Rulebook>,
+    pub(crate) rulings: &'a Arc<Rulings>,
+    pub(crate) decision: &'a Arc<Decision>,
+}
+
+/// Answers that have begun.
+pub(crate) struct Started {
+    /// What answers.
+    pub(crate) target: Target,
+    /// Where it is one of the cluster's own.
+    pub(crate) model: Option<Arc<Model>>,
+    pub(crate) answers: Vec<Answer>,
+}
+
+/// Answers that did not begin.
+pub(crate) struct Failed {
+    /// What was asked last.
+    pub(crate) target: Option<Target>,
+    pub(crate) failure: Failure,
 }
 
 /// An answer whose first piece is there.
 pub(crate) struct Answer {
-    /// When its worker was first called.
+    /// When its target was first called.
     pub(crate) called: Instant,
-    /// Tokens of its prompt.
+    /// Tokens of its prompt; 0 where only the end tells.
     pub(crate) prompt_tokens: u32,
     first: Delta,
-    rest: Answering,
+    rest: Rest,
+}
+
+/// Where the rest of an answer comes from.
+enum Rest {
+    Own(Box<Answering>),
+    Outside(Box<UpstreamAnswer>),
 }
 
 impl Dispatch {
     pub(crate) fn new(fleet: Fleet, balance: Balance, metrics: Arc<Metrics>) -> Self {
         let long_prompts = Arc::new(Semaphore::new(LONG_PROMPTS));
-        Self { fleet, balance, turn: AtomicUsize::new(0), retries: Budget::new(), metrics, long_prompts }
-    }
-
-    /// The model of that name, served now or before.
-    pub(crate) fn model(&self, name: &ModelName) -> Result<Arc<Model>, Failure> {
-        let snapshot = self.fleet.snapshot();
-        snapshot.models.get(name).map(Arc::clone).ok_or_else(|| unknown(name, &snapshot))
+        let shadows = Arc::new(Semaphore::new(SHADOWS));
+        let (turn, retries) = (AtomicUsize::new(0), Budget::new());
+        Self(Arc::new(Inner { fleet, balance, turn, retries, metrics, long_prompts, shadows }))
     }
 
     /// The models that are served now.
     pub(crate) fn models(&self) -> Vec<Arc<Model>> {
-        self.fleet.snapshot().served().map(Arc::clone).collect()
+        self.0.fleet.snapshot().served().map(Arc::clone).collect()
     }
 
-    /// Starts so many answers and waits for the first piece of each: what fails before it is a refusal. The choices
-    /// have one prompt, which is encoded once, and go to one replica where it takes them.
-    pub(crate) async fn answers(&self, model: &Model, request: Request, choices: u32) -> Result<Vec<Answer>, Failure> {
-        let deadline = request.deadline;
-        timeout_at(deadline, self.start(model, request, choices)).await.unwrap_or_else(|_| Err(too_late()))
+    /// Starts so many answers to each request and waits for the first piece of each: what fails before it is a refusal,
+    /// and the next target of the decision is tried where another one may do better. The choices of a request have one
+    /// prompt, which is encoded once, and go to one replica where it takes them. Copies go where the decision says.
+    pub(crate) async fn answers(
+        &self,
+        orders: Orders<'_>,
+        requests: Vec<Request>,
+        choices: u32,
+    ) -> Result<Started, Failed> {
+        let deadline = requests.first().map_or_else(Instant::now, |request| request.deadline);
+        let copied = shadow::original(orders.decision, &requests);
+        let mut last = None;
+        let trying = self.0.try_in_turn(orders, requests, choices, &mut last);
+        let started = timeout_at(deadline, trying).await.unwrap_or_else(|_| Err(too_late()));
+        let started = started.map_err(|failure| Failed { target: last, failure })?;
+        if let Some(original) = copied {
+            shadow::send(&self.0, orders, original);
+        }
+        Ok(started)
     }
 
-    async fn start(&self, model: &Model, request: Request, choices: u32) -> Result<Vec<Answer>, Failure> {
+    /// Encodes beside the async threads what would hold them up.
+    pub(crate) async fn encode(&self, text: &Arc<ModelText>, input: Input, tools: Tools) -> Result<Vec<u32>, Failure> {
+        self.0.encode(text, input, tools).await
+    }
+
+    /// Runs long work with text beside the async threads, not too much of it at once.
+    pub(crate) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.0.beside(work).await
+    }
+}
+
+impl Inner {
+    /// Tries the targets of a decision, in order; `last` is the one that was tried last.
+    async fn try_in_turn(
+        &self,
+        orders: Orders<'_>,
+        requests: Vec<Request>,
+        choices: u32,
+        last: &mut Option<Target>,
+    ) -> Result<Started, Failure> {
+        let mut candidates = orders.decision.candidates().peekable();
+        let mut requests = Some(requests);
+        let mut failure = Failure::new(ErrorCode::Internal, "the decision allows no target");
+        while let Some(to) = candidates.next() {
+            let asked = if candidates.peek().is_some() { requests.clone() } else { requests.take() };
+            *last = Some(to.target().clone());
+            match self.begin(orders, to, asked.unwrap_or_default(), choices).await {
+                Ok((model, answers)) => return Ok(Started { target: to.target().clone(), model, answers }),
+                Err(failed) => failure = failed,
+            }
+            if candidates.peek().is_none() || !may_go_on(&failure) {
+                break;
+            }
+            tracing::debug!(target = %to.target(), code = failure.code.as_str(), "the next target is tried");
+            self.metrics.fell_back();
+        }
+        Err(failure)
+    }
+
+    async fn begin(
+        &self,
+        orders: Orders<'_>,
+        to: &Authorised,
+        requests: Vec<Request>,
+        choices: u32,
+    ) -> Result<(Option<Arc<Model>>, Vec<Answer>), Failure> {
+        let name = to.target().name();
+        match name {
+            catalog::Target::Local { .. } => {
+                let nobody =
+                    || Failure::new(ErrorCode::NoWorker, format!("no worker serves {} now", to.target().model()));
+                let model = orders.rulings.model(orders.book, name).ok_or_else(nobody)?;
+                let starts = requests.into_iter().map(|request| self.start(to, &model, request, choices));
+                let answers = try_join_all(starts).await?.into_iter().flatten().collect();
+                Ok((Some(Arc::clone(&model)), answers))
+            }
+            catalog::Target::Upstream { upstream, model } => {
+                let (catalog, outside) = (orders.book.catalog(), orders.book.upstream(upstream)?);
+                let most = outside::max_output(catalog, upstream, model);
+                let calls = requests.iter().flat_map(|request| (0..choices).map(move |choice| (request, choice)));
+                let calls = calls.map(|(request, choice)| outside::call(outside, to, request, (choice, most)));
+                Ok((None, try_join_all(calls).await?))
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        to: &Authorised,
+        model: &Model,
+        request: Request,
+        choices: u32,
+    ) -> Result<Vec<Answer>, Failure> {
         let tools = request.tools;
         // Where the model is free, the client's own constraint is more at fault than tools without demands.
         let own = request.constraint.is_some() && tools.choice == ToolChoice::Auto;
@@ -104,7 +229,7 @@ impl Dispatch {
         let choice = |at: u32| {
             let reading = Reading::new(&model.text, &request.stop, &tools, prompt_tokens, call.sampling.min_tokens);
             let call = if at == 0 { call.clone() } else { choice(&call, at) };
-            self.answer(model, call, reading, home)
+            self.answer((to, model), call, reading, home)
         };
         let answers = try_join_all((0..choices).map(choice)).await;
         answers.map_err(|failure| match failure.param.as_deref() {
@@ -115,21 +240,21 @@ impl Dispatch {
 
     async fn answer(
         &self,
-        model: &Model,
+        (to, model): (&Authorised, &Model),
         call: Call,
         reading: Reading,
         home: Option<&Arc<Replica>>,
     ) -> Result<Answer, Failure> {
         let called = Instant::now();
-        let (events, event) = self.call(model, &call, home).await?;
+        let (events, event) = self.call((to, model), &call, home).await?;
         let mut rest = Answering { events, reading, ready: VecDeque::new(), deadline: call.deadline };
         rest.reading.read(event, rest.events.cached_tokens(), &mut rest.ready);
         let first = rest.next().await?;
-        Ok(Answer { called, prompt_tokens: rest.reading.prompt_tokens(), first, rest })
+        let prompt_tokens = rest.reading.prompt_tokens();
+        Ok(Answer { called, prompt_tokens, first, rest: Rest::Own(Box::new(rest)) })
     }
 
-    /// Encodes beside the async threads what would hold them up.
-    pub(crate) async fn encode(&self, text: &Arc<ModelText>, input: Input, tools: Tools) -> Result<Vec<u32>, Failure> {
+    async fn encode(&self, text: &Arc<ModelText>, input: Input, tools: Tools) -> Result<Vec<u32>, Failure> {
         let bytes = match &input {
             Input::Chat(chat) => chat.messages.iter().map(|message| message.content.len()).sum(),
             Input::Text(text) => text.len(),
@@ -143,8 +268,7 @@ impl Dispatch {
         self.beside(move || text.encode(&input, &tools)).await
     }
 
-    /// Runs long work with text beside the async threads, not too much of it at once.
-    pub(crate) async fn beside<T: Send + 'static>(
+    async fn beside<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -159,7 +283,7 @@ impl Dispatch {
     /// Calls replicas, `home` first, until one gives its first event, where the failures allow another attempt.
     async fn call(
         &self,
-        model: &Model,
+        (to, model): (&Authorised, &Model),
         call: &Call,
         mut home: Option<&Arc<Replica>>,
     ) -> Result<(Events, Event), Failure> {
@@ -171,7 +295,7 @@ impl Dispatch {
                 self.metrics.retried();
             }
             tracing::debug!(request = %call.id, worker = %replica.worker(), model = %model.name, "call");
-            match self.first_event(replica, model, call).await {
+            match self.first_event(replica, (to, model), call).await {
                 Ok(first) => return Ok(first),
                 Err(failed) => failure = failed,
             }
@@ -214,11 +338,11 @@ impl Dispatch {
     async fn first_event(
         &self,
         replica: &Arc<Replica>,
-        model: &Model,
+        (to, model): (&Authorised, &Model),
         call: &Call,
     ) -> Result<(Events, Event), Failure> {
         let _queued = self.metrics.queued(&model.name);
-        let mut events = replica.generate(call).await?;
+        let mut events = replica.generate(to, call).await?;
         let event = events.next().await?;
         Ok((events, event))
     }
@@ -238,15 +362,13 @@ fn choice(call: &Call, at: u32) -> Call {
     call
 }
 
-fn unknown(name: &ModelName, snapshot: &Snapshot) -> Failure {
-    let mut names: Vec<&str> = snapshot.models.keys().map(ModelName::as_str).take(NAMES_TOLD + 1).collect();
-    if names.len() > NAMES_TOLD {
-        names[NAMES_TOLD] = "…";
+/// Whether another target may do better after a failure. One that is the request's own fault would fail again.
+fn may_go_on(failure: &Failure) -> bool {
+    match failure.code.fault() {
+        Fault::Provider => true,
+        Fault::Capacity => failure.code.retryable(),
+        Fault::Caller | Fault::Policy | Fault::Internal => false,
     }
-    let known =
-        if names.is_empty() { "none is served yet".to_owned() } else { format!("there are: {}", names.join(", ")) };
-    let message = format!("there is no model {name}; {known}");
-    Failure { param: Some("model".to_owned()), ..Failure::new(ErrorCode::ModelNotFound, message) }
 }
 
 fn too_late() -> Failure {
@@ -259,14 +381,23 @@ impl Answer {
         let ended = self.first.finish.is_some();
         let rest = stream::unfold((!ended).then_some(self.rest), |rest| async move {
             let mut rest = rest?;
-            let delta = match timeout_at(rest.deadline, rest.next()).await {
-                Ok(delta) => delta,
-                Err(_) => Err(too_late()),
-            };
+            let delta = rest.next().await;
             let goes_on = delta.as_ref().is_ok_and(|delta| delta.finish.is_none());
             Some((delta, goes_on.then_some(rest)))
         });
         futures_util::StreamExt::chain(stream::once(std::future::ready(Ok(self.first))), rest)
+    }
+}
+
+impl Rest {
+    async fn next(&mut self) -> Result<Delta, Failure> {
+        match self {
+            Self::Own(rest) => timeout_at(rest.deadline, rest.next()).await.unwrap_or_else(|_| Err(too_late())),
+            // It keeps to the deadline itself.
+            Self::Outside(rest) => rest.next().await.unwrap_or_else(|| {
+                Err(Failure::new(ErrorCode::ProviderLost, "the upstream's answer stopped before its end"))
+            }),
+        }
     }
 }
 

@@ -101,13 +101,15 @@ pub(crate) struct Metrics {
     refusals: IntCounterVec,
     retries: IntCounter,
     retries_throttled: IntCounter,
+    fallbacks: IntCounter,
+    shadows: IntCounterVec,
     in_flight: IntGauge,
     queue: IntGaugeVec,
     members: IntGaugeVec,
 }
 
-/// The label `target` where no target was called.
-const NO_TARGET: &str = "none";
+/// The labels `tenant` and `target` where there was none.
+const NOBODY: &str = "none";
 
 impl Metrics {
     /// Registers every family.
@@ -137,6 +139,14 @@ impl Metrics {
                 "penstock_retries_throttled_total",
                 "Calls not made again because the retry budget was spent",
             )?,
+            fallbacks: IntCounter::new(
+                "penstock_fallbacks_total",
+                "Requests whose next target was tried because the one before failed",
+            )?,
+            shadows: IntCounterVec::new(
+                Opts::new("penstock_shadows_total", "Copies of requests, by where they went and how they ended"),
+                &["target", "code"],
+            )?,
             in_flight: IntGauge::new("penstock_requests_in_flight", "Requests that have not ended")?,
             queue: IntGaugeVec::new(
                 Opts::new("penstock_queue_depth", "Requests sent to a worker that has not answered yet"),
@@ -158,19 +168,21 @@ impl Metrics {
         registry.register(Box::new(self.refusals.clone()))?;
         registry.register(Box::new(self.retries.clone()))?;
         registry.register(Box::new(self.retries_throttled.clone()))?;
+        registry.register(Box::new(self.fallbacks.clone()))?;
+        registry.register(Box::new(self.shadows.clone()))?;
         registry.register(Box::new(self.in_flight.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
         registry.register(Box::new(self.members.clone()))
     }
 
     /// A request has come.
-    pub(crate) fn observe(self: &Arc<Self>, route: Route, tenant: TenantName) -> Observation {
+    pub(crate) fn observe(self: &Arc<Self>, route: Route) -> Observation {
         self.in_flight.inc();
         Observation {
             metrics: Arc::clone(self),
             route,
-            tenant,
-            model: None,
+            tenant: None,
+            target: None,
             start: Instant::now(),
             first: None,
             choices: 0,
@@ -187,6 +199,16 @@ impl Metrics {
     /// A call was not made again: the budget for that is spent.
     pub(crate) fn retry_throttled(&self) {
         self.retries_throttled.inc();
+    }
+
+    /// The next target of a request was tried.
+    pub(crate) fn fell_back(&self) {
+        self.fallbacks.inc();
+    }
+
+    /// A copy has ended.
+    pub(crate) fn shadowed(&self, target: &str, code: &str) {
+        self.shadows.with_label_values(&[target, code]).inc();
     }
 
     /// A call of `model` waits for its first token until the guard is dropped.
@@ -232,9 +254,10 @@ enum Outcome {
 pub(crate) struct Observation {
     metrics: Arc<Metrics>,
     route: Route,
-    tenant: TenantName,
-    /// Known to the fleet, or None.
-    model: Option<ModelName>,
+    /// None until it is known.
+    tenant: Option<TenantName>,
+    /// The model and the whole of the target that was called.
+    target: Option<(String, String)>,
     start: Instant,
     first: Option<Instant>,
     choices: u32,
@@ -243,9 +266,14 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// The request is for a model of the fleet.
-    pub(crate) fn targets(&mut self, model: &ModelName) {
-        self.model = Some(model.clone());
+    /// Whose request it is.
+    pub(crate) fn asked_by(&mut self, tenant: &TenantName) {
+        self.tenant = Some(tenant.clone());
+    }
+
+    /// Where it was answered: a model, and what the catalogue or the fleet calls the whole.
+    pub(crate) fn targets(&mut self, model: &str, target: &str) {
+        self.target = Some((model.to_owned(), target.to_owned()));
     }
 
     /// A worker was called for one more choice of the answer.
@@ -287,10 +315,10 @@ impl Observation {
         }
     }
 
-    fn record_tokens(&self, model: &ModelName, target: &str) {
+    fn record_tokens(&self, tenant: &str, model: &str, target: &str) {
         let Usage { prompt_tokens, cached_tokens, completion_tokens } = self.usage;
         for (kind, count) in [("prompt", prompt_tokens), ("cached", cached_tokens), ("completion", completion_tokens)] {
-            let labels = [self.tenant.as_str(), model.as_str(), target, kind];
+            let labels = [tenant, model, target, kind];
             self.metrics.tokens.with_label_values(&labels).inc_by(u64::from(count));
         }
     }
@@ -307,19 +335,14 @@ impl Drop for Observation {
                 code.as_str()
             }
         };
-        let target = self.model.as_ref().map_or_else(|| NO_TARGET.to_owned(), local);
-        let labels = [self.route.as_str(), self.tenant.as_str(), target.as_str(), code];
-        self.metrics.requests.with_label_values(&labels).inc();
-        self.record_times(&target);
-        if let Some(model) = &self.model {
-            self.record_tokens(model, &target);
+        let tenant = self.tenant.as_ref().map_or(NOBODY, TenantName::as_str);
+        let target = self.target.as_ref().map_or(NOBODY, |(_, target)| target.as_str());
+        self.metrics.requests.with_label_values(&[self.route.as_str(), tenant, target, code]).inc();
+        self.record_times(target);
+        if let Some((model, _)) = &self.target {
+            self.record_tokens(tenant, model, target);
         }
     }
-}
-
-/// The name of a local target, in headers and metrics.
-pub(crate) fn local(model: &ModelName) -> String {
-    format!("local/{model}")
 }
 
 #[cfg(test)]
@@ -333,15 +356,12 @@ mod tests {
         (registry, metrics)
     }
 
-    fn tenant() -> TenantName {
-        TenantName::new("default").unwrap()
-    }
-
     #[tokio::test]
     async fn a_request_is_recorded_once_when_it_is_dropped() {
         let (registry, metrics) = metrics();
-        let mut observation = metrics.observe(Route::ChatCompletions, tenant());
-        observation.targets(&ModelName::new("m").unwrap());
+        let mut observation = metrics.observe(Route::ChatCompletions);
+        observation.asked_by(&TenantName::new("default").unwrap());
+        observation.targets("m", "local/m");
         observation.called(Instant::now());
         let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 };
         let finish = Some(Finish { reason: FinishReason::Stop, stop: None, usage });
@@ -364,9 +384,9 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_nobody_ended_was_left_by_its_client() {
         let (registry, metrics) = metrics();
-        drop(metrics.observe(Route::Completions, tenant()));
+        drop(metrics.observe(Route::Completions));
         let line =
-            r#"penstock_requests_total{code="caller_cancelled",route="completions",target="none",tenant="default"} 1"#;
+            r#"penstock_requests_total{code="caller_cancelled",route="completions",target="none",tenant="none"} 1"#;
         assert!(render(&[registry]).contains(line));
     }
 

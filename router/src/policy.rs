@@ -18,7 +18,7 @@ use crate::class::Classed;
 pub use explain::{Explained, Explanation, explain};
 pub use gate::{Authorised, Egress, Refusal, Target, authorise};
 pub use load::{Load, Served};
-pub use names::{Asked, allowed};
+pub use names::{Asked, allowed, resolve};
 
 use plan::Stop;
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use penstock_cluster::catalog::Target;
 use penstock_proto::worker::{self, SamplingParams, WorkerClient, WorkerGenerateRequest};
 use penstock_proto::{DataClass, ErrorCode, Priority, RequestId, TenantName, WorkerName};
 use tokio::sync::Notify;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::policy::Authorised;
 use crate::request::{Constraint, Failure};
 
 pub use causes::Causes;
@@ -174,8 +176,10 @@ impl Replica {
         self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a call, counted as in flight from here until the events are dropped.
-    pub(crate) async fn generate(self: &Arc<Self>, call: &Call) -> Result<Events, Failure> {
+    /// Starts a call, counted as in flight from here until the events are dropped. `to` is the gate's word that data of
+    /// this class may go to a model of the cluster's own.
+    pub(crate) async fn generate(self: &Arc<Self>, to: &Authorised, call: &Call) -> Result<Events, Failure> {
+        to.covers(call.class, |place| matches!(place, Target::Local { .. }))?;
         let in_flight = InFlight::enter(&self.in_flight);
         let request = tonic::Request::new(message(call, &self.card.digest));
         match self.client.clone().generate(request).await {

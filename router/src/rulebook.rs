@@ -164,6 +164,11 @@ impl Rulebook {
         self.applied.as_ref().map(|applied| applied.number)
     }
 
+    /// When it was applied, in seconds since 1970.
+    pub(crate) fn since(&self) -> u64 {
+        self.applied.as_ref().map_or(0, |applied| applied.origin.at.as_secs())
+    }
+
     /// What it says.
     pub(crate) fn catalog(&self) -> &Catalog {
         self.applied.as_ref().map_or(&EMPTY, |applied| &applied.catalog)

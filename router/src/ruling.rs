@@ -98,6 +98,11 @@ impl Rulings {
         (policy::decide(&inputs), load)
     }
 
+    /// Who serves what now.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.fleet.snapshot()
+    }
+
     /// The model that answers for a local target now; None where nobody serves it.
     pub(crate) fn model(&self, book: &Rulebook, target: &catalog::Target) -> Option<Arc<Model>> {
         find(book.catalog(), &self.fleet.snapshot(), target)

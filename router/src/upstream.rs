@@ -17,9 +17,11 @@ mod transport;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use penstock_proto::ErrorCode;
+use penstock_cluster::catalog::Target;
+use penstock_proto::{DataClass, ErrorCode};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::policy::Authorised;
 use crate::request::{Failure, Request, Usage};
 
 pub use answer::{UpstreamAnswer, UsageSource};
@@ -49,6 +51,7 @@ pub struct Upstream {
 
 /// A request in the words of an upstream, ready to be sent to it.
 pub struct Prepared {
+    class: DataClass,
     path: &'static str,
     body: Bytes,
     reader: Reader,
@@ -65,7 +68,7 @@ impl Prepared {
         };
         let prompt_tokens = u32::try_from(body.len() + MESSAGE_TOKENS * messages).unwrap_or(u32::MAX);
         let bound = Usage { prompt_tokens, cached_tokens: 0, completion_tokens: max_tokens };
-        Self { path, body, reader, bound, deadline: request.deadline }
+        Self { class: request.class, path, body, reader, bound, deadline: request.deadline }
     }
 
     /// The bytes that go out as the body.
@@ -98,7 +101,13 @@ impl Upstream {
 
     /// Calls the upstream and waits for the first piece of its answer: what fails before it is a refusal, and another
     /// target may be tried. Where that is safe, the same call is made again.
-    pub async fn send(&self, prepared: &Prepared) -> Result<UpstreamAnswer, Failure> {
+    ///
+    /// `to` is the gate's word that data of this class may go to this upstream.
+    pub async fn send(&self, to: &Authorised, prepared: &Prepared) -> Result<UpstreamAnswer, Failure> {
+        to.covers(
+            prepared.class,
+            |place| matches!(place, Target::Upstream { upstream, .. } if upstream.as_str() == &*self.name),
+        )?;
         let mut called = self.admit()?;
         let mut attempt = 1;
         loop {
@@ -119,8 +128,13 @@ impl Upstream {
     }
 
     /// Prepares and sends.
-    pub async fn generate(&self, model: &str, request: &Request, max_tokens: u32) -> Result<UpstreamAnswer, Failure> {
-        self.send(&self.prepare(model, request, max_tokens)?).await
+    pub async fn generate(
+        &self,
+        to: &Authorised,
+        request: &Request,
+        max_tokens: u32,
+    ) -> Result<UpstreamAnswer, Failure> {
+        self.send(to, &self.prepare(to.target().model(), request, max_tokens)?).await
     }
 
     /// Whether it is called, or rests.

@@ -38,6 +38,17 @@ pub struct Route {
     pub canary: Option<Lined<Canary>>,
 }
 
+impl Route {
+    /// Every target that it names, wherever, in the order of its fields.
+    pub fn every_target(&self) -> impl Iterator<Item = &Target> {
+        let rules = self.rules.iter().flat_map(|rule| &rule.targets);
+        let overflow = self.overflow.iter().flat_map(|overflow| &overflow.targets);
+        let shadow = self.shadow.iter().flat_map(|shadow| &shadow.targets);
+        let shares = self.targets.iter().chain(rules).chain(overflow).chain(&self.fallback).chain(shadow);
+        shares.map(|share| &share.target)
+    }
+}
+
 /// The order that candidates are tried in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, select_all};
-use penstock_proto::ErrorCode;
+use penstock_proto::{ErrorCode, ModelName};
 
 use super::Api;
 use super::Notes;
 use super::blocks::Blocks;
-use crate::dispatch::Answer;
+use super::caller::Asking;
+use crate::dispatch::{Answer, Orders, Started};
 use crate::fleet::Model;
 use crate::metrics::Observation;
 use crate::request::{Delta, Failure, Finish, Request};
@@ -23,66 +23,92 @@ pub(super) struct Answers {
     observation: Observation,
 }
 
-impl Api {
-    /// Starts an answer to each request and waits for the first piece of each.
-    pub(super) async fn answers(
-        &self,
-        model: &Model,
-        requests: Vec<Request>,
-        observation: Observation,
-    ) -> Result<Answers, Failure> {
-        self.choices(model, requests, 1, observation).await
-    }
+/// What answers, and its answer under way.
+pub(super) struct Begun {
+    /// What the client calls it.
+    pub(super) name: ModelName,
+    /// Where it is one of the cluster's own.
+    pub(super) model: Option<Arc<Model>>,
+    pub(super) answers: Answers,
+}
 
-    /// Starts so many answers to each request and waits for the first piece of each. Those to one request follow one
-    /// another.
+impl Api {
+    /// Decides where requests of one body go, starts so many answers to each, and waits for the first piece of each.
+    /// Those to one request follow one another.
     pub(super) async fn choices(
         &self,
-        model: &Model,
-        requests: Vec<Request>,
-        choices: u32,
+        asking: &Asking<'_>,
+        (requests, choices): (Vec<Request>, u32),
+        notes: &mut Notes,
         mut observation: Observation,
-    ) -> Result<Answers, Failure> {
-        let starts = requests.into_iter().map(|request| self.dispatch.answers(model, request, choices));
-        let answers: Vec<Answer> = match try_join_all(starts).await {
-            Ok(answers) => answers.into_iter().flatten().collect(),
+    ) -> Result<Begun, Failure> {
+        match self.begin(asking, (requests, choices), notes, &mut observation).await {
+            Ok((name, started)) => {
+                Ok(Begun { name, model: started.model.clone(), answers: Answers::of(started, observation) })
+            }
+            Err(failure) => {
+                observation.failed(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        asking: &Asking<'_>,
+        (requests, choices): (Vec<Request>, u32),
+        notes: &mut Notes,
+        observation: &mut Observation,
+    ) -> Result<(ModelName, Started), Failure> {
+        let (decision, requests) = self.rule(asking, requests).await?;
+        notes.class = Some(decision.class.class());
+        let name = requests.first().map(|request| request.model.clone());
+        let name = name.ok_or_else(|| Failure::field("prompt", "there is no prompt"))?;
+        let orders = Orders { book: &asking.caller.book, rulings: &self.rulings, decision: &decision };
+        let started = self.dispatch.answers(orders, requests, choices).await.map_err(|failed| {
+            notes.target = failed.target.as_ref().map(ToString::to_string);
+            failed.target.iter().for_each(|target| observation.targets(target.model(), &target.to_string()));
+            failed.failure
+        })?;
+        let target = started.target.to_string();
+        observation.targets(started.target.model(), &target);
+        notes.target = Some(target);
+        Ok((name, started))
+    }
+
+    /// Starts the one choice of the answer to a request that was decoded, and is to be streamed or not. What the face
+    /// wants beside the request comes back.
+    pub(super) async fn answer_one<T>(
+        &self,
+        asking: Asking<'_>,
+        decoded: Result<(Request, bool, T), Failure>,
+        notes: &mut Notes,
+        mut observation: Observation,
+    ) -> Result<(Begun, bool, T), Failure> {
+        let (request, streams, beside) = match decoded {
+            Ok(decoded) => decoded,
             Err(failure) => {
                 observation.failed(&failure);
                 return Err(failure);
             }
         };
+        let asking = Asking { streams, ..asking };
+        let begun = self.choices(&asking, (vec![request], 1), notes, observation).await?;
+        Ok((begun, streams, beside))
+    }
+}
+
+impl Answers {
+    fn of(started: Started, mut observation: Observation) -> Self {
+        let answers = started.answers;
         answers.iter().for_each(|answer| observation.called(answer.called));
         let open = answers.len();
         let prompt_tokens = answers.iter().map(|answer| answer.prompt_tokens).sum();
         let choice = |(index, answer): (usize, Answer)| answer.into_stream().map(move |delta| (index, delta)).boxed();
         let choices = select_all(answers.into_iter().enumerate().map(choice)).boxed();
-        Ok(Answers { choices, open, prompt_tokens, observation })
+        Self { choices, open, prompt_tokens, observation }
     }
 
-    /// Finds the model of a request that was decoded, notes it, and starts the one choice of its answer. What the face
-    /// wants beside the request comes back.
-    pub(super) async fn answer_one<T>(
-        &self,
-        decoded: Result<(Request, T), Failure>,
-        notes: &mut Notes,
-        mut observation: Observation,
-    ) -> Result<(Arc<Model>, Answers, T), Failure> {
-        let found = decoded.and_then(|(request, beside)| Ok((self.dispatch.model(&request.model)?, request, beside)));
-        let (model, request, beside) = match found {
-            Ok(found) => found,
-            Err(failure) => {
-                observation.failed(&failure);
-                return Err(failure);
-            }
-        };
-        notes.target = Some(model.name.clone());
-        observation.targets(&model.name);
-        let answers = self.answers(&model, vec![request], observation).await?;
-        Ok((model, answers, beside))
-    }
-}
-
-impl Answers {
     /// How many choices have not ended.
     pub(super) fn open(&self) -> usize {
         self.open

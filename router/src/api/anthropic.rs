@@ -11,6 +11,8 @@ use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
+use super::answers::Begun;
+use super::caller::target;
 use super::face::Call;
 use super::{Api, Notes, Reply, events, not_found};
 use crate::metrics::{Observation, Route};
@@ -68,9 +70,10 @@ impl Api {
 
     async fn message(&self, call: &Call<'_>, notes: &mut Notes, observation: Observation) -> Result<Reply, Failure> {
         let decoded = decode::message(&call.body, &mut notes.ignored);
-        let decoded = decoded.map(|(asked, streams)| (call.request(asked), streams));
-        let (model, answers, streams) = self.answer_one(decoded, notes, observation).await?;
-        let shape = encode::Shape::new(call.head.id, model.name.clone());
+        let decoded = decoded.map(|(asked, streams)| (call.request(asked), streams, ()));
+        let (begun, streams, ()) = self.answer_one(call.asking(false), decoded, notes, observation).await?;
+        let Begun { name, answers, .. } = begun;
+        let shape = encode::Shape::new(call.head.id, name);
         if streams {
             let prompt_tokens = answers.prompt_tokens();
             return Ok(Reply::Events(events::stream(answers, shape.events(prompt_tokens)).boxed()));
@@ -81,8 +84,8 @@ impl Api {
 
     async fn count_tokens(&self, call: &Call<'_>, notes: &mut Notes) -> Result<Reply, Failure> {
         let asked = decode::count(&call.body, &mut notes.ignored)?;
-        let model = self.dispatch.model(&asked.model)?;
-        notes.target = Some(model.name.clone());
+        let model = self.local(call.caller, &asked.model)?;
+        notes.target = Some(target(&model));
         let input_tokens = self.dispatch.encode(&model.text, asked.input, asked.tools).await?.len();
         let body = serde_json::to_vec(&Count { input_tokens }).expect("a number serialises");
         Ok(Reply::Json(StatusCode::OK, Bytes::from(body)))

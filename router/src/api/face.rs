@@ -3,8 +3,9 @@
 
 use bytes::Bytes;
 use http::Method;
-use penstock_proto::{ModelName, RequestId, TenantName};
+use penstock_proto::{ModelName, RequestId};
 
+use super::caller::{Asking, Caller};
 use super::head::Head;
 use super::{Api, Notes, Reply, anthropic, openai, responses, spec};
 use crate::metrics::{Observation, Route};
@@ -28,7 +29,7 @@ pub(super) struct Call<'a> {
     pub(super) method: &'a Method,
     pub(super) path: &'a str,
     pub(super) head: &'a Head,
-    pub(super) tenant: &'a TenantName,
+    pub(super) caller: &'a Caller,
     pub(super) body: Bytes,
 }
 
@@ -94,12 +95,17 @@ impl Face {
 }
 
 impl Call<'_> {
+    /// What is asked for beside the requests, of an answer that is streamed or not.
+    pub(super) fn asking(&self, streams: bool) -> Asking<'_> {
+        Asking { head: self.head, caller: self.caller, body: Some(&self.body), streams }
+    }
+
     /// The request for the one choice of an answer.
     pub(super) fn request(&self, asked: Asked) -> Request {
         Request {
             id: self.head.id,
-            tenant: self.tenant.clone(),
-            class: self.head.class,
+            tenant: self.caller.tenant.clone(),
+            class: self.caller.class_of(self.head),
             priority: self.head.priority,
             deadline: self.head.deadline,
             model: asked.model,

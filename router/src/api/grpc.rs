@@ -18,9 +18,10 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::answers::Answers;
+use super::caller::{Asking, Caller};
 use super::head::{self, Head};
-use super::{Api, Notes, guard, log, tell};
-use crate::fleet::{Fleet, Model};
+use super::{Api, Notes, log, tell};
+use crate::fleet::Fleet;
 use crate::metrics::{Observation, Route};
 use crate::port::{Arrived, Door, Health, Port, Service, refusal};
 use crate::request::{Delta, Failure, FinishReason, RankedToken, TokenLogprob, ToolCallDelta};
@@ -51,11 +52,12 @@ async fn tell_health(health: Health, mut fleet: Fleet) {
 
 impl Door for Api {
     fn admit(&self, head: &Parts) -> Result<(), Failure> {
-        if self.guarded { guard::check(head) } else { Ok(()) }
+        // Who has a key is asked when a call is there; health and reflection want none.
+        if self.rulings.book()?.is_keyless() { self.admit_keyless(head, self.config.grpc) } else { Ok(()) }
     }
 
     fn refused(&self, failure: &Failure) {
-        self.metrics.observe(Route::Unknown, self.tenant.clone()).failed(failure);
+        self.metrics.observe(Route::Unknown).failed(failure);
         log(RequestId::generate(), failure);
     }
 }
@@ -72,7 +74,7 @@ impl wire::Inference for Face {
         &self,
         request: Request<wire::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let observation = self.0.metrics.observe(Route::Generate, self.0.tenant.clone());
+        let observation = self.0.metrics.observe(Route::Generate);
         let call = Incoming::of(&request);
         let mut notes = Notes::default();
         let answers = self.start(&call, request, &mut notes, observation).await;
@@ -84,17 +86,24 @@ impl wire::Inference for Face {
         &self,
         request: Request<wire::ListModelsRequest>,
     ) -> Result<Response<wire::ListModelsResponse>, Status> {
-        let mut observation = self.0.metrics.observe(Route::ListModels, self.0.tenant.clone());
+        let mut observation = self.0.metrics.observe(Route::ListModels);
         let call = Incoming::of(&request);
         let mut notes = Notes::default();
-        let result = self.head(&call, request.metadata()).map(|head| {
-            notes.class = Some(head.class);
-            let model = |model: &Arc<Model>| wire::Model {
-                name: model.name.to_string(),
-                context_length: model.card.context_length,
+        let api = &self.0;
+        let result = async {
+            let caller = api.caller(api.rulings.book()?, request.metadata().as_ref()).await?;
+            observation.asked_by(&caller.tenant);
+            notes.class = Some(caller.class_of(&self.head(&call, &caller, request.metadata())?));
+            let served = |name: String| match api.known(&caller, &name)? {
+                (Some(own), _) if !own.is_served() => None,
+                (own, _) => {
+                    let context_length = own.map_or(0, |own| own.card.context_length);
+                    Some(wire::Model { name, context_length })
+                }
             };
-            wire::ListModelsResponse { models: self.0.dispatch.models().iter().map(model).collect() }
-        });
+            Ok(wire::ListModelsResponse { models: api.names(&caller).into_iter().filter_map(served).collect() })
+        };
+        let result = result.await;
         match &result {
             Ok(_) => observation.done(),
             Err(failure) => observation.failed(failure),
@@ -109,23 +118,34 @@ impl Face {
         call: &Incoming,
         request: Request<wire::GenerateRequest>,
         notes: &mut Notes,
-        observation: Observation,
+        mut observation: Observation,
     ) -> Result<Answers, Failure> {
         let api = &self.0;
-        let decoded = self.head(call, request.metadata()).and_then(|head| {
-            notes.class = Some(head.class);
-            let request = decode::request(request.into_inner(), &head, api.tenant.clone())?;
-            notes.class = Some(request.class);
-            Ok((request, ()))
-        });
-        let (_, answers, ()) = api.answer_one(decoded, notes, observation).await?;
-        Ok(answers)
+        let admitted = async {
+            let caller = api.caller(api.rulings.book()?, request.metadata().as_ref()).await?;
+            observation.asked_by(&caller.tenant);
+            let head = self.head(call, &caller, request.metadata())?;
+            notes.class = Some(caller.class_of(&head));
+            Ok((caller, head))
+        };
+        let (caller, head) = match admitted.await {
+            Ok(admitted) => admitted,
+            Err(failure) => {
+                observation.failed(&failure);
+                return Err(failure);
+            }
+        };
+        let decoded = decode::request(request.into_inner(), &head, caller.tenant.clone(), caller.class_of(&head));
+        let decoded = decoded.map(|request| (request, true, ()));
+        let asking = Asking { head: &head, caller: &caller, body: None, streams: true };
+        let (begun, _, ()) = api.answer_one(asking, decoded, notes, observation).await?;
+        Ok(begun.answers)
     }
 
     /// A call's metadata, read. Of two deadlines the nearer one counts.
-    fn head(&self, call: &Incoming, metadata: &MetadataMap) -> Result<Head, Failure> {
+    fn head(&self, call: &Incoming, caller: &Caller, metadata: &MetadataMap) -> Result<Head, Failure> {
         let map: &HeaderMap = metadata.as_ref();
-        let mut head = head::read(map, call.id, call.arrived, self.0.config.deadline)?;
+        let mut head = head::read(map, call.id, call.arrived, caller.defaults)?;
         if let Some(timeout) = head::grpc_timeout(map)? {
             let deadline = call.arrived + timeout;
             // The default is for those who name none.

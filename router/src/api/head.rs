@@ -11,6 +11,8 @@ use crate::request::Failure;
 
 /// The longest id of a client's that is echoed.
 const CLIENT_ID_LIMIT: usize = 128;
+/// The longest session and task.
+const WORD_LIMIT: usize = 128;
 /// The longest deadline: a day.
 const DEADLINE_LIMIT_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -18,9 +20,21 @@ const DEADLINE_LIMIT_MS: u64 = 24 * 60 * 60 * 1000;
 #[derive(Debug, Clone)]
 pub(super) struct Head {
     pub(super) id: RequestId,
-    pub(super) class: DataClass,
+    /// The least that the data is to be taken for.
+    pub(super) class: Option<DataClass>,
     pub(super) priority: Priority,
     pub(super) deadline: Instant,
+    /// What keeps its arm of a split.
+    pub(super) session: Option<String>,
+    /// A free word for rules; empty where there is none.
+    pub(super) task: String,
+}
+
+/// What a request has that does not say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults {
+    pub(super) deadline: Duration,
+    pub(super) priority: Priority,
 }
 
 /// The client's own id, where it has one that can be echoed: up to 128 visible ASCII characters.
@@ -32,15 +46,25 @@ pub(super) fn client_id(map: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Reads the head of a request that came `now`.
-pub(super) fn read(map: &HeaderMap, id: RequestId, now: Instant, default: Duration) -> Result<Head, Failure> {
-    let mut classes = words::<DataClass>(map, headers::CLASS)?;
-    let class = classes.try_fold(DataClass::Internal, |highest, class| class.map(|class| highest.max(class)))?;
-    let priority = words::<Priority>(map, headers::PRIORITY)?.next().transpose()?.unwrap_or_default();
+pub(super) fn read(map: &HeaderMap, id: RequestId, now: Instant, defaults: Defaults) -> Result<Head, Failure> {
+    let classes = words::<DataClass>(map, headers::CLASS)?.collect::<Result<Vec<_>, _>>()?;
+    let priority = words::<Priority>(map, headers::PRIORITY)?.next().transpose()?.unwrap_or(defaults.priority);
     let deadline = match text(map, headers::DEADLINE_MS)?.next() {
-        None => default,
+        None => defaults.deadline,
         Some(value) => Duration::from_millis(millis(value)?),
     };
-    Ok(Head { id, class, priority, deadline: now + deadline })
+    let session = word(map, headers::SESSION)?;
+    let task = word(map, headers::TASK)?.unwrap_or_default();
+    Ok(Head { id, class: classes.into_iter().max(), priority, deadline: now + deadline, session, task })
+}
+
+/// The one value of a header: short, visible ASCII.
+fn word(map: &HeaderMap, name: &'static str) -> Result<Option<String>, Failure> {
+    match text(map, name)?.next() {
+        None => Ok(None),
+        Some(value) if !value.is_empty() && value.len() <= WORD_LIMIT => Ok(Some(value.to_owned())),
+        Some(_) => Err(Failure::field(name, format!("{name} must have 1 to {WORD_LIMIT} characters"))),
+    }
 }
 
 /// gRPC's own deadline: up to eight digits and a unit. A longer one than ours is cut to ours.
@@ -106,17 +130,17 @@ mod tests {
     }
 
     fn read_at(now: Instant, headers: &[(&'static str, &str)]) -> Result<Head, Failure> {
-        read(&map(headers), RequestId::generate(), now, Duration::from_secs(600))
+        let defaults = Defaults { deadline: Duration::from_secs(600), priority: Priority::Interactive };
+        read(&map(headers), RequestId::generate(), now, defaults)
     }
 
     #[tokio::test]
-    async fn a_class_only_rises() {
+    async fn of_two_classes_the_higher_counts() {
         let class = |headers: &[(&'static str, &str)]| read_at(Instant::now(), headers).unwrap().class;
-        assert_eq!(class(&[]), DataClass::Internal);
-        assert_eq!(class(&[("x-penstock-class", "public")]), DataClass::Internal);
-        assert_eq!(class(&[("x-penstock-class", "restricted")]), DataClass::Restricted);
+        assert_eq!(class(&[]), None);
+        assert_eq!(class(&[("x-penstock-class", "public")]), Some(DataClass::Public));
         let both = [("x-penstock-class", "restricted"), ("x-penstock-class", "confidential")];
-        assert_eq!(class(&both), DataClass::Restricted);
+        assert_eq!(class(&both), Some(DataClass::Restricted));
     }
 
     #[tokio::test]
@@ -125,6 +149,17 @@ mod tests {
         assert_eq!(read_at(now, &[]).unwrap().deadline, now + Duration::from_secs(600));
         let head = read_at(now, &[("x-penstock-deadline-ms", "250")]).unwrap();
         assert_eq!(head.deadline, now + Duration::from_millis(250));
+    }
+
+    #[tokio::test]
+    async fn a_session_and_a_task_are_short_words() {
+        let head = read_at(Instant::now(), &[("x-penstock-session", "s1"), ("x-penstock-task", "summarise")]).unwrap();
+        assert_eq!((head.session.as_deref(), head.task.as_str()), (Some("s1"), "summarise"));
+        let long = "x".repeat(129);
+        for value in ["", &long] {
+            let failure = read_at(Instant::now(), &[("x-penstock-session", value)]).unwrap_err();
+            assert_eq!(failure.param.as_deref(), Some("x-penstock-session"));
+        }
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 use penstock_proto::{ModelName, RequestId};
 
+use super::answers::Begun;
 use super::face::Call;
 use super::json::{Field, Object};
 use super::{Api, Notes, Reply, not_found};
@@ -81,14 +82,13 @@ impl Api {
         notes: &mut Notes,
         mut observation: Observation,
     ) -> Result<Reply, Failure> {
-        let dispatch = &self.dispatch;
         let result = match route(call.method, call.path) {
             Route::ChatCompletions => return self.generate(Kind::Chat, &call, notes, observation).await,
             Route::Completions => return self.generate(Kind::Completion, &call, notes, observation).await,
-            Route::Models => models::list(dispatch, call.path),
-            Route::Health => models::health(dispatch),
-            Route::Tokenize => models::tokenize(dispatch, &call.body, notes).await,
-            Route::Detokenize => models::detokenize(dispatch, &call.body, notes).await,
+            Route::Models => self.list_models(&call),
+            Route::Health => models::health(&self.dispatch),
+            Route::Tokenize => self.tokenize(&call, notes).await,
+            Route::Detokenize => self.detokenize(&call, notes).await,
             // `route` gives no other face's.
             Route::Responses
             | Route::Messages
@@ -112,34 +112,23 @@ impl Api {
         notes: &mut Notes,
         mut observation: Observation,
     ) -> Result<Reply, Failure> {
-        let found = decode(kind, &call.body, &mut notes.ignored)
-            .and_then(|ask| self.dispatch.model(&ask.model).map(|model| (ask, model)));
-        let (ask, model) = match found {
-            Ok(found) => found,
+        let ask = match decode(kind, &call.body, &mut notes.ignored) {
+            Ok(ask) => ask,
             Err(failure) => {
                 observation.failed(&failure);
                 return Err(failure);
             }
         };
-        notes.target = Some(model.name.clone());
-        observation.targets(&model.name);
         let names = Names { max_tokens: ask.max_tokens_name, constraint: ask.constraint.as_ref().map(|it| it.1) };
-        let (delivery, choices) = (ask.delivery, ask.choices);
-        let shape = encode::Shape {
-            kind,
-            id: call.head.id,
-            model: model.name.clone(),
-            choices,
-            choice: ask.tools.choice.clone(),
-            logprobs: ask.sampling.top_logprobs.is_some(),
-            prompts: if ask.echo {
-                ask.inputs.iter().map(|input| choices::echo(input, &model)).collect()
-            } else {
-                Vec::new()
-            },
-        };
-        let answers = self.choices(&model, requests(ask, call), choices.made, observation).await;
-        let (answers, shape) = (answers.map_err(|failure| names.rename(failure))?, shape.begin());
+        let (delivery, choices, choice) = (ask.delivery, ask.choices, ask.tools.choice.clone());
+        let logprobs = ask.sampling.top_logprobs.is_some();
+        let prompts = if ask.echo { ask.inputs.clone() } else { Vec::new() };
+        let asking = call.asking(matches!(delivery, Delivery::Streamed { .. }));
+        let begun = self.choices(&asking, (requests(ask, call), choices.made), notes, observation).await;
+        let Begun { name, model, answers } = begun.map_err(|failure| names.rename(failure))?;
+        let echo = |input: &Input| choices::echo(input, model.as_deref());
+        let prompts = prompts.iter().map(echo).collect();
+        let shape = encode::Shape { kind, id: call.head.id, model: name, choices, choice, logprobs, prompts }.begin();
         Ok(match delivery {
             Delivery::Folded => Reply::Json(StatusCode::OK, shape.fold(answers).await?),
             Delivery::Streamed { usage } => Reply::Events(shape.stream(answers, usage).boxed()),
@@ -185,8 +174,8 @@ fn requests(ask: Ask, call: &Call<'_>) -> Vec<Request> {
     let constraint = ask.constraint.map(|(constraint, _)| constraint);
     let request = |(at, input)| Request {
         id: if at == 0 { head.id } else { RequestId::generate() },
-        tenant: call.tenant.clone(),
-        class: head.class,
+        tenant: call.caller.tenant.clone(),
+        class: call.caller.class_of(head),
         priority: head.priority,
         deadline: head.deadline,
         model: ask.model.clone(),

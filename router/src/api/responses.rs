@@ -11,6 +11,7 @@ mod tools;
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 
+use super::answers::Begun;
 use super::face::Call;
 use super::openai::Names;
 use super::{Api, Notes, Reply, events, not_found};
@@ -42,10 +43,11 @@ impl Api {
             return Err(failure);
         }
         let decoded = decode::response(&call.body, &mut notes.ignored);
-        let decoded = decoded.map(|asking| (call.request(asking.asked), (asking.echo, asking.streams)));
-        let begun = self.answer_one(decoded, notes, observation).await;
-        let (model, answers, (echo, streams)) = begun.map_err(|failure| NAMES.rename(failure))?;
-        let shape = shape::Shape::new(call.head.id, &model, echo);
+        let decoded = decoded.map(|asking| (call.request(asking.asked), asking.streams, asking.echo));
+        let begun = self.answer_one(call.asking(false), decoded, notes, observation).await;
+        let (begun, streams, echo) = begun.map_err(|failure| NAMES.rename(failure))?;
+        let Begun { name, model, answers } = begun;
+        let shape = shape::Shape::new(call.head.id, name, model.as_deref(), echo);
         if streams {
             return Ok(Reply::Events(events::stream(answers, encode::Events::new(shape)).boxed()));
         }

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use penstock_cluster::catalog::{self, At, Catalog};
-use penstock_proto::DataClass;
+use penstock_proto::{DataClass, ErrorCode};
+
+use crate::request::Failure;
 
 /// Whether anything may leave the house, whatever the catalogue says: `--no-egress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,14 @@ impl Target {
     /// Which it is.
     pub fn name(&self) -> &catalog::Target {
         &self.name
+    }
+
+    /// The model of it, without where that is.
+    pub fn model(&self) -> &str {
+        match &self.name {
+            catalog::Target::Local { model, .. } => model.as_str(),
+            catalog::Target::Upstream { model, .. } => model.as_str(),
+        }
     }
 
     /// The highest class that may reach it.
@@ -115,6 +125,20 @@ impl Authorised {
     /// The class of the data that may go there.
     pub fn class(&self) -> DataClass {
         self.class
+    }
+
+    /// Holds what is about to be sent against what was allowed: data of a class, to a place. A difference is a bug, and
+    /// nothing is sent.
+    pub(crate) fn covers(
+        &self,
+        class: DataClass,
+        is_place: impl FnOnce(&catalog::Target) -> bool,
+    ) -> Result<(), Failure> {
+        if class <= self.class && is_place(&self.target.name) {
+            return Ok(());
+        }
+        tracing::error!(target = %self.target, allowed = %self.class, %class, "a call was not covered by its permission");
+        Err(Failure::new(ErrorCode::Internal, "the call was not covered by its permission"))
     }
 }
 

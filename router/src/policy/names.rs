@@ -18,7 +18,7 @@ pub enum Asked {
 }
 
 /// Finds out what a name means to a tenant.
-pub(super) fn resolve(catalog: &Catalog, tenant: &str, asked: &str) -> Asked {
+pub fn resolve(catalog: &Catalog, tenant: &str, asked: &str) -> Asked {
     let meaning = if let Some((name, _)) = catalog.routes.get_key_value(asked) {
         Some(Asked::Route(name.clone()))
     } else {

@@ -9,12 +9,17 @@ use crate::api::calling::Calls;
 use crate::api::head::Head;
 use crate::request::{Chat, Constraint, Failure, Input, Message, Request, Sampling, Stop};
 
-/// The request of a message under its head.
-pub(super) fn request(message: wire::GenerateRequest, head: &Head, tenant: TenantName) -> Result<Request, Failure> {
+/// The request of a message under its head; `least` is the class that it has already.
+pub(super) fn request(
+    message: wire::GenerateRequest,
+    head: &Head,
+    tenant: TenantName,
+    least: DataClass,
+) -> Result<Request, Failure> {
     if !message.tools.is_empty() && !matches!(message.input, Some(wire::generate_request::Input::Chat(_))) {
         return Err(Failure::field("tools", "tools are for a chat"));
     }
-    let class = class(message.class)?.map_or(head.class, |class| head.class.max(class));
+    let class = class(message.class)?.map_or(least, |class| class.max(least));
     Ok(Request {
         id: head.id,
         tenant,
@@ -178,8 +183,9 @@ mod tests {
         let input = Some(wire::generate_request::Input::Text("hi".to_owned()));
         let mut message = wire::GenerateRequest { model: "m".to_owned(), input, ..Default::default() };
         change(&mut message);
-        let head = head::read(&HeaderMap::new(), RequestId::generate(), Instant::now(), Duration::from_secs(1));
-        request(message, &head.unwrap(), TenantName::new("default").unwrap())
+        let defaults = head::Defaults { deadline: Duration::from_secs(1), priority: Priority::Interactive };
+        let head = head::read(&HeaderMap::new(), RequestId::generate(), Instant::now(), defaults);
+        request(message, &head.unwrap(), TenantName::new("default").unwrap(), DataClass::Internal)
     }
 
     fn sampled(change: impl FnOnce(&mut wire::Sampling)) -> Result<Request, Failure> {

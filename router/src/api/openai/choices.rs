@@ -57,10 +57,11 @@ pub(super) fn quality(logprobs: &[TokenLogprob]) -> f64 {
 }
 
 /// A prompt as the text that stands before its choices. Conversations are not echoed.
-pub(super) fn echo(input: &Input, model: &Model) -> String {
+pub(super) fn echo(input: &Input, model: Option<&Model>) -> String {
     match input {
         Input::Text(text) => text.clone(),
-        Input::Tokens(ids) => model.text.vocabulary().decode(ids),
+        // Only models of the cluster's own take ids.
+        Input::Tokens(ids) => model.map(|model| model.text.vocabulary().decode(ids)).unwrap_or_default(),
         Input::Chat(_) => String::new(),
     }
 }

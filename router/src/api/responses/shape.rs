@@ -69,11 +69,12 @@ struct Body<'a> {
 }
 
 impl Shape {
-    pub(super) fn new(id: RequestId, model: &Model, mut echo: Echo) -> Self {
-        let defaults = model.text.defaults();
-        echo.temperature = echo.temperature.or(defaults.temperature).or(Some(1.0));
-        echo.top_p = echo.top_p.or(defaults.top_p).or(Some(1.0));
-        Self { id, created_at: unix_now().as_secs(), model: model.name.clone(), echo }
+    /// `own` is the model where it is one of the cluster's own.
+    pub(super) fn new(id: RequestId, model: ModelName, own: Option<&Model>, mut echo: Echo) -> Self {
+        let defaults = own.map(|own| own.text.defaults());
+        echo.temperature = echo.temperature.or(defaults.and_then(|it| it.temperature)).or(Some(1.0));
+        echo.top_p = echo.top_p.or(defaults.and_then(|it| it.top_p)).or(Some(1.0));
+        Self { id, created_at: unix_now().as_secs(), model, echo }
     }
 
     /// The whole answer as one body.
