@@ -34,7 +34,7 @@ use penstock_cluster::{MemberEvent, Store, catalog};
 use prometheus::Registry;
 use tokio_util::task::TaskTracker;
 
-pub use admin::{AdminKey, KeyError, Staleness};
+pub use admin::{AdminKey, Change, KeyError, Published, Publisher, Staleness, Terms};
 pub use balance::{Balance, UnknownBalance};
 pub use config::{Config, Limits, Secrets};
 pub use fleet::{Connect, ConnectError, Tcp};
@@ -45,6 +45,7 @@ pub use server::Error as ServerError;
 
 use admin::Admin;
 use api::{Api, grpc};
+use class::Sessions;
 use dispatch::Dispatch;
 use fleet::Fleet;
 use metrics::Metrics;
@@ -117,9 +118,10 @@ impl Router {
             fleet: fleet.clone(),
             connect,
             staleness,
+            publisher: Publisher::new(Arc::clone(&store), config.secrets.clone()),
+            sessions: Sessions::watch(Arc::clone(&store), &tasks),
             store,
             rulings: Arc::clone(&rulings),
-            secrets: config.secrets.clone(),
         };
         let api = Arc::new(Api::new(config, rulings, dispatch, metrics));
         let grpc = grpc::start(grpc, Arc::clone(&api), fleet).await?;

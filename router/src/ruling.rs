@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use penstock_cluster::catalog::{self, Catalog, Name};
+use penstock_cluster::catalog::{self, Catalog, Name, Number};
 use penstock_proto::{ModelName, RequestId};
 
 use crate::class::Classed;
@@ -48,6 +48,11 @@ impl Rulings {
     /// The catalogue in force, where it is known well enough to go by.
     pub(crate) fn book(&self) -> Result<Arc<Rulebook>, Failure> {
         self.rulebooks.current()
+    }
+
+    /// Waits until a version of the catalogue, or a later one, is in force.
+    pub(crate) async fn reach(&self, version: Number) {
+        self.rulebooks.reach(version).await;
     }
 
     /// Decides for a request, and remembers it.

@@ -81,6 +81,12 @@ impl Checker<'_> {
                 Some(_) | None => {}
             }
         }
+        for key in &tenant.keys {
+            if let Some(end) = self.catalog.revoked_at(&key.sha256) {
+                let why = format!("this key was revoked, from {end} on; it can be taken out");
+                self.warn(tenant.line(key.line), why);
+            }
+        }
         if let Some(budget) = &tenant.budget
             && *budget.usd == Usd::default()
         {

@@ -26,12 +26,12 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where they do not make a catalogue.
+    /// [`Error::Given`] where they do not make a catalogue.
     pub async fn of_files(store: &dyn Store, files: Vec<Source>) -> Result<Self, Error> {
         let (newest, before) = newest(store).await?;
-        check_names(&files)?;
-        let said = read::read(files.clone())?;
-        let after = Catalog::read(issued::beside(files, &said, &before))?;
+        check_names(&files).map_err(Error::Given)?;
+        let said = read::read(files.clone()).map_err(Error::Given)?;
+        let after = Catalog::read(issued::beside(files, &said, &before)).map_err(Error::Given)?;
         Ok(Self { newest, before, after, files: None, restored: None })
     }
 
@@ -42,7 +42,7 @@ impl Draft {
     /// [`Error::Refused`] where it cannot be made.
     pub async fn of_edit(store: &dyn Store, edit: &Edit, now: Duration) -> Result<Self, Error> {
         let (newest, before) = newest(store).await?;
-        let after = Catalog::read(issued::edit(&before, edit, now)?)?;
+        let after = Catalog::read(issued::edit(&before, edit, now)?).map_err(Error::Given)?;
         let files = newest.as_ref().map(|(_, stored)| stored.files());
         Ok(Self { newest, before, after, files, restored: None })
     }
@@ -52,7 +52,7 @@ impl Draft {
     /// # Errors
     ///
     /// [`Error::NoEarlier`] where they never changed, [`Error::NoVersion`] where history does not reach that far,
-    /// [`Error::Invalid`] where what was valid then is no longer.
+    /// [`Error::Given`] where what was valid then is no longer.
     pub async fn of_earlier(store: &dyn Store) -> Result<Self, Error> {
         let (newest, before) = newest(store).await?;
         let mut number = newest.as_ref().ok_or(Error::NoEarlier)?.1.files();
@@ -64,8 +64,8 @@ impl Draft {
                 break (earlier, files);
             }
         };
-        let said = read::read(files.clone())?;
-        let after = Catalog::read(issued::beside(files, &said, &before))?;
+        let said = read::read(files.clone()).map_err(Error::Given)?;
+        let after = Catalog::read(issued::beside(files, &said, &before)).map_err(Error::Given)?;
         Ok(Self { newest, before, after, files: Some(earlier.files()), restored: Some(earlier.number) })
     }
 
@@ -82,6 +82,11 @@ impl Draft {
     /// What would be in force.
     pub fn after(&self) -> &Catalog {
         &self.after
+    }
+
+    /// The version whose files it brings back.
+    pub fn restored(&self) -> Option<Number> {
+        self.restored
     }
 
     /// Whether it is written just as what is in force.

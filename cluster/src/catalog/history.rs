@@ -99,6 +99,9 @@ pub enum Error {
     /// What was to be issued cannot be.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// What was given is not valid.
+    #[error("the catalogue is not valid:\n{0}")]
+    Given(Invalid),
     /// What is stored is not valid for this build.
     #[error("the stored catalogue is not valid here: {0}")]
     Invalid(#[from] Invalid),
@@ -122,6 +125,7 @@ impl Error {
             | Self::NoEarlier
             | Self::NoVersion(_)
             | Self::Refused(_)
+            | Self::Given(_)
             | Self::Invalid(_)
             | Self::Corrupt { .. } => false,
         }

@@ -78,12 +78,12 @@ impl Api {
             let defaults = Defaults { deadline: self.config.deadline, priority: Priority::default() };
             return Ok(Caller { book, tenant, class: DataClass::Internal, defaults });
         }
-        let name = match book.keys().find(key(map)?) {
-            Some(Holder::Tenant { name, .. }) => name.clone(),
-            Some(Holder::Operator { .. }) => {
+        let name = match book.keys().find(key(map)?, penstock_proto::time::unix_now()) {
+            Ok(Holder::Tenant { name, .. }) => name.clone(),
+            Ok(Holder::Operator { .. }) => {
                 return Err(unauthenticated("this is an operator's key, which opens the admin port alone"));
             }
-            None => return Err(unauthenticated("nobody has this key; it may have been revoked")),
+            Err(refused) => return Err(unauthenticated(&refused.to_string())),
         };
         let tenant = &book.catalog().tenants[&name];
         let deadline = tenant.deadline.as_ref().map_or(self.config.deadline, catalog::Span::get);
