@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,13 @@ impl fmt::Debug for Name {
 impl TryFrom<String> for Name {
     type Error = InvalidWord;
     fn try_from(name: String) -> Result<Self, InvalidWord> {
+        Self::new(name)
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidWord;
+    fn from_str(name: &str) -> Result<Self, InvalidWord> {
         Self::new(name)
     }
 }
