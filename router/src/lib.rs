@@ -103,8 +103,9 @@ impl Router {
         config.check()?;
         let Cluster { store, members, staleness, connect } = cluster;
         let tasks = TaskTracker::new();
-        let rulebooks = rulebook::follow(catalog::watch(Arc::clone(&store), &tasks), &config, &tasks).await;
         let metrics = Arc::new(Metrics::new(registry)?);
+        let catalogs = catalog::watch(Arc::clone(&store), &tasks);
+        let rulebooks = rulebook::follow(catalogs, &config, Arc::clone(&metrics), &tasks).await;
         let fleet = Fleet::start(members, Arc::clone(&connect), Arc::clone(&metrics));
         let status = Status { fleet: fleet.clone(), rulebooks: rulebooks.clone(), draining: Arc::default() };
         let egress = if config.no_egress { Egress::Forbidden } else { Egress::Allowed };

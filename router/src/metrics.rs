@@ -103,6 +103,7 @@ pub(crate) struct Metrics {
     retries_throttled: IntCounter,
     fallbacks: IntCounter,
     shadows: IntCounterVec,
+    catalog: IntGauge,
     in_flight: IntGauge,
     queue: IntGaugeVec,
     members: IntGaugeVec,
@@ -147,6 +148,7 @@ impl Metrics {
                 Opts::new("penstock_shadows_total", "Copies of requests, by where they went and how they ended"),
                 &["target", "code"],
             )?,
+            catalog: IntGauge::new("penstock_catalog_version", "The version of the catalogue in force; 0: none")?,
             in_flight: IntGauge::new("penstock_requests_in_flight", "Requests that have not ended")?,
             queue: IntGaugeVec::new(
                 Opts::new("penstock_queue_depth", "Requests sent to a worker that has not answered yet"),
@@ -170,6 +172,7 @@ impl Metrics {
         registry.register(Box::new(self.retries_throttled.clone()))?;
         registry.register(Box::new(self.fallbacks.clone()))?;
         registry.register(Box::new(self.shadows.clone()))?;
+        registry.register(Box::new(self.catalog.clone()))?;
         registry.register(Box::new(self.in_flight.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
         registry.register(Box::new(self.members.clone()))
@@ -204,6 +207,11 @@ impl Metrics {
     /// The next target of a request was tried.
     pub(crate) fn fell_back(&self) {
         self.fallbacks.inc();
+    }
+
+    /// A version of the catalogue is in force.
+    pub(crate) fn in_force(&self, version: u64) {
+        self.catalog.set(i64::try_from(version).unwrap_or(i64::MAX));
     }
 
     /// A copy has ended.

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::class::{self, Detectors};
 use crate::config::{Config, Secrets};
+use crate::metrics::Metrics;
 use crate::request::Failure;
 use crate::tenant::Keys;
 use crate::upstream::{
@@ -251,14 +252,19 @@ impl Rulebooks {
 
 /// Makes each version ready as it comes, and puts it in force. What is known already is in force when this returns,
 /// which is soon, whether or not the store answers.
-pub(crate) async fn follow(mut catalogs: Catalogs, config: &Config, tasks: &TaskTracker) -> Rulebooks {
+pub(crate) async fn follow(
+    mut catalogs: Catalogs,
+    config: &Config,
+    metrics: Arc<Metrics>,
+    tasks: &TaskTracker,
+) -> Rulebooks {
     let (publish, newest) = watch::channel(Arc::new(Rulebook::empty()));
     let (secrets, handle) = (config.secrets.clone(), catalogs.clone());
     if timeout(FIRST_READ, catalogs.synced()).await.is_err() {
         tracing::warn!("the store does not answer; requests are refused until the catalogue has been read");
     }
     if let Some(first) = catalogs.newest() {
-        enforce(&publish, first, &secrets).await;
+        enforce(&publish, first, &secrets, &metrics).await;
     }
     tasks.spawn(async move {
         loop {
@@ -268,14 +274,14 @@ pub(crate) async fn follow(mut catalogs: Catalogs, config: &Config, tasks: &Task
             };
             let known = publish.borrow().version();
             if known != Some(applied.number) {
-                enforce(&publish, applied, &secrets).await;
+                enforce(&publish, applied, &secrets, &metrics).await;
             }
         }
     });
     Rulebooks { newest, catalogs: handle, max_stale: config.max_stale }
 }
 
-async fn enforce(publish: &watch::Sender<Arc<Rulebook>>, applied: Arc<Applied>, secrets: &Secrets) {
+async fn enforce(publish: &watch::Sender<Arc<Rulebook>>, applied: Arc<Applied>, secrets: &Secrets, metrics: &Metrics) {
     let (before, number, secrets) = (Arc::clone(&publish.borrow()), applied.number, secrets.clone());
     // Large dictionaries take a while.
     let made = tokio::task::spawn_blocking(move || Rulebook::compile(applied, &secrets, &before)).await;
@@ -283,6 +289,7 @@ async fn enforce(publish: &watch::Sender<Arc<Rulebook>>, applied: Arc<Applied>, 
         Ok(book) => {
             book.parts.faults().iter().for_each(|fault| tracing::error!(version = %number, fault, "not usable here"));
             publish.send_replace(Arc::new(book));
+            metrics.in_force(number.get());
             tracing::info!(version = %number, "catalogue in force");
         }
         Err(error) => tracing::error!(version = %number, %error, "the catalogue cannot be put in force"),

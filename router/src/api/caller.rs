@@ -209,10 +209,23 @@ impl Api {
         Failure { param: Some("model".to_owned()), ..Failure::new(ErrorCode::ModelNotFound, message) }
     }
 
+    fn is_made_up(&self, caller: &Caller, decision: &Decision) -> bool {
+        match &decision.asked {
+            Asked::Target(target) => {
+                caller.catalog().ceiling(target).is_none() && self.rulings.model(&caller.book, target).is_none()
+            }
+            Asked::Route(_) | Asked::NotAllowed(_) | Asked::Unknown(_) => false,
+        }
+    }
+
     /// What a client is told where nothing may serve its request.
     fn refusal(&self, caller: &Caller, decision: &Decision, denied: Denied) -> Failure {
         let rests = |(_, refusal): (_, &Refusal)| matches!(refusal, Refusal::Broken);
         let code = match denied {
+            // Without tenants any name may be a model's; one that nobody has ever served is none.
+            Denied::Unavailable if self.is_made_up(caller, decision) => {
+                return self.unknown(caller, &decision.asked.text());
+            }
             Denied::Name => return self.unknown(caller, &decision.asked.text()),
             Denied::Unavailable if decision.refused().any(rests) => ErrorCode::ProviderUnavailable,
             Denied::Unavailable => ErrorCode::NoWorker,

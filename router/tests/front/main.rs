@@ -10,6 +10,7 @@ mod limits;
 mod openai;
 mod ops;
 mod responses;
+mod rules;
 mod spec;
 mod sse;
 mod structure;

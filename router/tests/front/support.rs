@@ -1,5 +1,6 @@
 //! A router, its clients, and workers whose every word comes from the test.
 
+mod outside;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,10 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use penstock_cluster::MemberEvent;
+use penstock_cluster::catalog::{self, Catalog, Source};
 use penstock_cluster::membership::{Member, MemberState, PROTOCOL, ServedModel};
 use penstock_cluster::store::MemoryStore;
+use penstock_cluster::{MemberEvent, Store};
 use penstock_proto::worker::WorkerServer;
 use penstock_proto::{ModelName, WorkerName};
 use penstock_router::{AdminKey, Cluster, Config, Connect, ConnectError, Router};
@@ -28,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::transport::Endpoint;
 
+pub(crate) use outside::Outside;
 use worker::Fake;
 pub(crate) use worker::{Call, FakeWorker, LOAD, Traits};
 
@@ -50,6 +53,7 @@ pub(crate) struct Front {
     pub(crate) router: Router,
     pub(crate) registry: Registry,
     pub(crate) key: AdminKey,
+    pub(crate) store: Arc<dyn Store>,
     members: mpsc::Sender<MemberEvent>,
     pipes: Pipes,
     servers: JoinSet<()>,
@@ -79,15 +83,24 @@ impl Front {
         let registry = Registry::new();
         let dir = tempfile::tempdir().unwrap();
         let key = AdminKey::read_or_create(&dir.path().join("admin.key")).unwrap();
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let members_told = ReceiverStream::new(events).boxed();
         let cluster = Cluster {
-            store: Arc::new(MemoryStore::new()),
+            store: Arc::clone(&store),
             members: members_told,
             staleness: Arc::new(|| Duration::from_secs(1)),
             connect: connect(&pipes),
         };
         let router = Router::start(config, key.clone(), cluster, &registry).await.unwrap();
-        Self { router, registry, key, members, pipes, servers: JoinSet::new() }
+        Self { router, registry, key, store, members, pipes, servers: JoinSet::new() }
+    }
+
+    /// Applies a catalogue and waits until it is in force.
+    pub(crate) async fn apply(&self, text: &str) {
+        let source = Source { file: "bank.yaml".to_owned(), text: text.to_owned() };
+        let catalog = Catalog::read(vec![source]).unwrap();
+        let number = catalog::apply(&*self.store, &catalog, "test").await.unwrap();
+        self.metric(&format!("penstock_catalog_version {number}")).await;
     }
 
     /// A worker joins.
@@ -272,7 +285,7 @@ impl Answer {
         Self { status: head.status.as_u16(), headers: head.headers, body, read: String::new(), _client: None }
     }
 
-    fn keep(self, client: Client) -> Self {
+    pub(crate) fn keep(self, client: Client) -> Self {
         Self { _client: Some(client), ..self }
     }
 

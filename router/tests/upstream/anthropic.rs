@@ -7,7 +7,9 @@ use penstock_router::request::{
 use penstock_router::upstream::{Protocol, UsageSource};
 use serde_json::{Value, json};
 
-use crate::support::{Call, Fake, KEY, MAX_TOKENS, Target, chat, headers, hi, long_chat, read, request, soon, target};
+use crate::support::{
+    BIG, Call, Fake, KEY, MAX_TOKENS, Target, chat, headers, hi, long_chat, read, request, soon, target,
+};
 
 const OBJECT: &str = r#"{"type":"object","properties":{"n":{"type":"number"}}}"#;
 
@@ -55,7 +57,7 @@ async fn every_byte_that_is_sent_is_of_the_typed_request_or_the_catalogue() {
     let (mut fake, target) = upstream().await;
     let mut request = long_chat();
     request.sampling.top_k = Some(40);
-    let (_, call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (_, call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         assert!(call.write("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await);
         call
@@ -118,7 +120,7 @@ async fn what_a_request_leaves_open_is_left_open_and_every_choice_has_its_word()
 async fn text_and_calls_come_as_they_are_streamed() {
     let (mut fake, target) = upstream().await;
     let request = long_chat();
-    let (answer, mut call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, mut call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         start(&mut call).await;
         block(
@@ -162,7 +164,7 @@ async fn stop_reasons_have_their_meaning() {
     let (mut fake, target) = upstream().await;
     let request = hi();
     for (word, reason) in cases {
-        let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+        let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
             let mut call = fake.call().await;
             start(&mut call).await;
             block(&mut call, 0, json!({"type": "text", "text": "a"}), &[text("b")]).await;
@@ -172,7 +174,7 @@ async fn stop_reasons_have_their_meaning() {
         assert_eq!((read.text.as_str(), read.end.unwrap().reason), ("ab", reason));
     }
     for (word, code) in [("refusal", ErrorCode::ProviderFiltered), ("odd", ErrorCode::ProviderInvalidAnswer)] {
-        let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+        let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
             let mut call = fake.call().await;
             start(&mut call).await;
             block(&mut call, 0, json!({"type": "text", "text": ""}), &[text("a")]).await;
@@ -188,7 +190,7 @@ async fn stop_reasons_have_their_meaning() {
 async fn a_schema_becomes_a_forced_tool_and_its_arguments_the_text() {
     let (mut fake, target) = upstream().await;
     let request = structured();
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         let body = call.json();
         let schema: Value = serde_json::from_str(OBJECT).unwrap();
@@ -203,7 +205,7 @@ async fn a_schema_becomes_a_forced_tool_and_its_arguments_the_text() {
     assert_eq!((answered.text.as_str(), answered.end.unwrap().reason), ("{\"n\":1}", FinishReason::Stop));
     assert!(answered.deltas.iter().all(|delta| delta.tool_calls.is_empty()));
     // Text in its place breaks the promise, and so does nothing at all.
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         start(&mut call).await;
         call.event(
@@ -212,7 +214,7 @@ async fn a_schema_becomes_a_forced_tool_and_its_arguments_the_text() {
         .await;
     });
     assert_eq!(answer.err().unwrap().code, ErrorCode::ProviderInvalidAnswer);
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let message = json!({"type": "message", "content": [], "stop_reason": "end_turn"});
         fake.call().await.json_answer(message).await;
     });
@@ -228,7 +230,7 @@ async fn an_upstream_that_does_not_stream_is_understood() {
         "usage": {"input_tokens": 3, "output_tokens": 4},
     });
     let request = hi();
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         fake.call().await.json_answer(whole).await;
     });
     let read = read(&mut answer.unwrap()).await;
@@ -277,7 +279,7 @@ async fn what_the_protocol_has_no_word_for_is_refused_by_name_and_nobody_is_call
         }),
     ];
     for (param, request) in cases {
-        let failure = target.generate("big", &request, MAX_TOKENS).await.err().unwrap();
+        let failure = target.generate(&BIG, &request, MAX_TOKENS).await.err().unwrap();
         assert_eq!((failure.code, failure.param.as_deref()), (ErrorCode::InvalidRequest, Some(param)), "{failure}");
         assert!(failure.message.contains(param), "{failure}");
     }

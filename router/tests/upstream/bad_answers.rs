@@ -7,7 +7,7 @@ use penstock_router::request::Failure;
 use penstock_router::upstream::Protocol;
 use serde_json::json;
 
-use crate::support::{Call, Fake, KEY, MAX_TOKENS, OPENAI, Read, hi, read, target, target_with};
+use crate::support::{BIG, Call, Fake, KEY, MAX_TOKENS, OPENAI, Read, hi, read, target, target_with};
 
 const SSE: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
 const TOKEN: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"so\"}}]}\n\n";
@@ -18,7 +18,7 @@ async fn end(protocol: Protocol, act: impl AsyncFnOnce(Call)) -> Result<Read, Fa
     let target = target(fake.address, protocol);
     let request = hi();
     let asked = async {
-        match target.generate("big", &request, MAX_TOKENS).await {
+        match target.generate(&BIG, &request, MAX_TOKENS).await {
             Ok(mut answer) => Ok(read(&mut answer).await),
             Err(failure) => Err(failure),
         }
@@ -184,7 +184,7 @@ async fn headers_that_speak_for_penstock_say_nothing() {
     let target = target(fake.address, OPENAI);
     let request = hi();
     for _ in 0..2 {
-        let (answer, call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+        let (answer, call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
             let mut call = fake.call().await;
             assert!(call.write(&bytes).await);
             call.head
@@ -203,7 +203,7 @@ async fn silence_is_borne_for_so_long() {
     let idle = target_with(fake.address, OPENAI, |config| config.timeouts.idle = short);
     let request = hi();
     for begin in ["", SSE] {
-        let (answer, _call) = tokio::join!(first.generate("big", &request, MAX_TOKENS), async {
+        let (answer, _call) = tokio::join!(first.generate(&BIG, &request, MAX_TOKENS), async {
             let mut call = fake.call().await;
             call.write(begin).await;
             call
@@ -211,7 +211,7 @@ async fn silence_is_borne_for_so_long() {
         let failure = answer.err().unwrap();
         assert_eq!((failure.code, failure.code.http()), (ErrorCode::ProviderTimeout, 504), "after {begin:?}");
     }
-    let (answer, _call) = tokio::join!(idle.generate("big", &request, MAX_TOKENS), async {
+    let (answer, _call) = tokio::join!(idle.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         call.write(format!("{SSE}{TOKEN}")).await;
         call
@@ -219,6 +219,6 @@ async fn silence_is_borne_for_so_long() {
     assert_eq!(read(&mut answer.unwrap()).await.end.unwrap_err().code, ErrorCode::ProviderTimeout);
     let mut hurried = hi();
     hurried.deadline = tokio::time::Instant::now() + short;
-    let (answer, _call) = tokio::join!(idle.generate("big", &hurried, MAX_TOKENS), fake.call());
+    let (answer, _call) = tokio::join!(idle.generate(&BIG, &hurried, MAX_TOKENS), fake.call());
     assert_eq!(answer.err().unwrap().code, ErrorCode::DeadlineExceeded);
 }

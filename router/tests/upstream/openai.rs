@@ -1,6 +1,6 @@
 //! OpenAI's protocol, out and back.
 
-use penstock_proto::ErrorCode;
+use penstock_proto::{DataClass, ErrorCode};
 use penstock_router::request::{
     Constraint, Finish, FinishReason, Input, Message, RankedToken, Request, Role, ToolCallDelta, ToolCallStart,
     ToolChoice, Usage,
@@ -8,7 +8,9 @@ use penstock_router::request::{
 use penstock_router::upstream::{OpenAiBound, Protocol, UsageSource};
 use serde_json::{Value, json};
 
-use crate::support::{Fake, KEY, MAX_TOKENS, OPENAI, chat, headers, hi, long_chat, read, request, soon, target};
+use crate::support::{
+    BIG, Fake, KEY, MAX_TOKENS, OPENAI, authorised, chat, headers, hi, long_chat, read, request, soon, target,
+};
 
 fn chunk(delta: Value, finish: Value) -> Value {
     json!({"id": "x", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
@@ -18,7 +20,7 @@ fn chunk(delta: Value, finish: Value) -> Value {
 async fn sent(request: Request, protocol: Protocol) -> Value {
     let mut fake = Fake::start().await;
     let target = target(fake.address, protocol);
-    let (answer, call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let call = fake.call().await;
         let body = call.json();
         call.answer("400 Bad Request", "", "").await;
@@ -38,7 +40,7 @@ async fn every_byte_that_is_sent_is_of_the_typed_request_or_the_catalogue() {
     request.sampling.seed = Some(7);
     request.sampling.top_logprobs = Some(2);
     request.constraint = Some(Constraint::JsonSchema(r#"{"type":"number"}"#.into()));
-    let (_, call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (_, call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         assert!(call.write("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await);
         call
@@ -111,7 +113,7 @@ async fn text_goes_to_completions_and_comes_back_as_text() {
     let mut fake = Fake::start().await;
     let target = target(fake.address, OPENAI);
     let request = request(Input::Text("once".into()));
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         assert!(call.head.starts_with("POST /v1/completions "));
         let expected = json!({"model": "big", "prompt": "once", "max_tokens": 64, "stream": true,
@@ -137,7 +139,7 @@ async fn text_calls_and_logprobs_come_as_they_are_streamed() {
     let mut fake = Fake::start().await;
     let target = target(fake.address, OPENAI);
     let request = long_chat();
-    let (answer, mut call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, mut call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         call.open().await;
         call.data(chunk(json!({"role": "assistant", "content": ""}), Value::Null)).await;
@@ -189,7 +191,7 @@ async fn an_upstream_that_does_not_stream_is_understood() {
     let mut fake = Fake::start().await;
     let target = target(fake.address, OPENAI);
     let request = hi();
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let function = json!({"name": "look", "arguments": "{}"});
         let message = json!({"role": "assistant", "content": "so", "tool_calls": [{"id": "a", "function": function}]});
         let usage = json!({"prompt_tokens": 4, "completion_tokens": 5, "total_tokens": 9});
@@ -215,7 +217,7 @@ async fn without_a_usage_block_the_usage_is_the_bound_and_said_to_be_estimated()
     let prompt_tokens = prepared.body().len() as u32 + 16;
     let bound = Usage { prompt_tokens, cached_tokens: 0, completion_tokens: MAX_TOKENS };
     assert_eq!(prepared.bound(), bound);
-    let (answer, ()) = tokio::join!(target.send(&prepared), async {
+    let (answer, ()) = tokio::join!(target.send(&BIG, &prepared), async {
         let mut call = fake.call().await;
         call.open().await;
         // Neither usage nor [DONE].
@@ -225,6 +227,20 @@ async fn without_a_usage_block_the_usage_is_the_bound_and_said_to_be_estimated()
     let mut answer = answer.unwrap();
     assert_eq!(read(&mut answer).await.end, Ok(Finish { reason: FinishReason::Stop, stop: None, usage: bound }));
     assert_eq!(answer.usage_source(), UsageSource::Estimated);
+}
+
+#[tokio::test]
+async fn a_call_that_the_gate_did_not_allow_is_not_made() {
+    let mut fake = Fake::start().await;
+    let target = target(fake.address, OPENAI);
+    let request = hi();
+    let prepared = target.prepare("big", &request, MAX_TOKENS).unwrap();
+    // For another upstream, and for a lower class than the request's.
+    for to in [authorised("other", DataClass::Restricted), authorised("acme", DataClass::Public)] {
+        let failure = target.send(&to, &prepared).await.err().unwrap();
+        assert_eq!(failure.code, ErrorCode::Internal);
+    }
+    assert!(fake.is_quiet());
 }
 
 #[tokio::test]
@@ -278,7 +294,7 @@ async fn what_the_protocol_has_no_word_for_is_refused_by_name_and_nobody_is_call
         ("logprobs", text(|it| it.sampling.top_logprobs = Some(0))),
     ];
     for (param, request) in cases {
-        let failure = target.generate("big", &request, MAX_TOKENS).await.err().unwrap();
+        let failure = target.generate(&BIG, &request, MAX_TOKENS).await.err().unwrap();
         assert_eq!((failure.code, failure.param.as_deref()), (ErrorCode::InvalidRequest, Some(param)), "{failure}");
         assert!(failure.message.contains(param), "{failure}");
     }

@@ -1,11 +1,13 @@
 //! A stand-in for an upstream that records every byte and sends what the test says, and requests to send to it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use penstock_cluster::catalog::{self, Catalog, Name, Source};
 use penstock_proto::{DataClass, ModelName, Priority, RequestId, TenantName};
+use penstock_router::policy::{self, Authorised, Egress, authorise};
 use penstock_router::request::{
     Chat, Delta, Failure, Finish, Input, Message, Request, Role, Sampling, Stop, Tool, ToolCall, ToolChoice, Tools,
 };
@@ -220,6 +222,24 @@ pub(crate) fn target_with(address: SocketAddr, protocol: Protocol, change: impl 
     change(&mut config);
     Target { upstream: Upstream::new(config).unwrap(), key }
 }
+
+/// A catalogue of two upstreams that take data of every class.
+static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
+    let text = "upstreams:\n\
+        - {name: acme, protocol: openai, url: http://localhost, ceiling: restricted}\n\
+        - {name: other, protocol: openai, url: http://localhost, ceiling: restricted}\n";
+    Catalog::read(vec![Source { file: "c.yaml".to_owned(), text: text.to_owned() }]).unwrap()
+});
+
+/// The gate's word that data of a class may go to the model `big` of an upstream.
+pub(crate) fn authorised(upstream: &str, class: DataClass) -> Authorised {
+    let model = ModelName::new("big").unwrap();
+    let name = catalog::Target::Upstream { upstream: Name::new(upstream).unwrap(), model };
+    authorise(class, &policy::Target::resolve(&CATALOG, &name, Egress::Allowed)).unwrap()
+}
+
+/// The gate's word for the requests of these tests.
+pub(crate) static BIG: LazyLock<Authorised> = LazyLock::new(|| authorised("acme", DataClass::Internal));
 
 /// A request whose every field that goes nowhere has a canary in it.
 pub(crate) fn request(input: Input) -> Request {

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Call, Fake, KEY, MAX_TOKENS, OPENAI, hi, read, soon, target, target_with};
+use crate::support::{BIG, Call, Fake, KEY, MAX_TOKENS, OPENAI, hi, read, soon, target, target_with};
 
 async fn say_so(mut call: Call) {
     call.open().await;
@@ -28,16 +28,16 @@ async fn a_connection_serves_one_request_after_the_other() {
     let target = target(fake.address, OPENAI);
     let request = hi();
     for _ in 0..3 {
-        let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+        let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
             say_so(fake.call().await).await;
         });
         assert_eq!(read(&mut answer.unwrap()).await.text, "so");
     }
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         fake.call().await.answer("400 Bad Request", "", "no").await;
     });
     assert!(answer.is_err());
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         say_so(fake.call().await).await;
     });
     assert!(answer.is_ok());
@@ -49,7 +49,7 @@ async fn dropping_an_answer_or_a_call_closes_the_upstreams_request() {
     let mut fake = Fake::start().await;
     let target = target(fake.address, OPENAI);
     let request = hi();
-    let (answer, mut call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, mut call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let mut call = fake.call().await;
         call.open().await;
         call.data(json!({"choices": [{"index": 0, "delta": {"content": "so"}}]})).await;
@@ -58,7 +58,7 @@ async fn dropping_an_answer_or_a_call_closes_the_upstreams_request() {
     drop(answer.unwrap());
     call.closed().await;
     let mut waiting = tokio::select! {
-        _ = target.generate("big", &request, MAX_TOKENS) => panic!("nobody answers"),
+        _ = target.generate(&BIG, &request, MAX_TOKENS) => panic!("nobody answers"),
         call = fake.call() => call,
     };
     waiting.closed().await;
@@ -69,14 +69,14 @@ async fn a_call_is_made_again_where_the_upstream_asks_for_it_in_time() {
     let mut fake = Fake::start().await;
     let target = target(fake.address, OPENAI);
     let request = hi();
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         for status in ["429 Too Many Requests", "503 Service Unavailable"] {
             fake.call().await.answer(status, "retry-after: 0\r\n", "").await;
         }
         say_so(fake.call().await).await;
     });
     assert_eq!(read(&mut answer.unwrap()).await.text, "so");
-    let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         for _ in 0..3 {
             fake.call().await.answer("429 Too Many Requests", "retry-after: 0\r\n", "").await;
         }
@@ -84,7 +84,7 @@ async fn a_call_is_made_again_where_the_upstream_asks_for_it_in_time() {
     let failure = answer.err().unwrap();
     assert_eq!((failure.code, failure.retry_after), (ErrorCode::ProviderRateLimited, Some(0)));
     for headers in ["", "retry-after: 100\r\n"] {
-        let (answer, ()) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+        let (answer, ()) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
             fake.call().await.answer("503 Service Unavailable", headers, "").await;
         });
         assert_eq!(answer.err().unwrap().code, ErrorCode::ProviderUnavailable);
@@ -101,16 +101,16 @@ async fn an_upstream_that_cannot_be_reached_is_given_a_rest_and_comes_back() {
     let request = hi();
     assert_eq!(target.state(), BreakerState::Closed);
     for _ in 0..2 {
-        let failure = target.generate("big", &request, MAX_TOKENS).await.err().unwrap();
+        let failure = target.generate(&BIG, &request, MAX_TOKENS).await.err().unwrap();
         assert_eq!(failure.code, ErrorCode::ProviderUnavailable);
     }
     assert_eq!(target.state(), BreakerState::Open);
-    let failure = target.generate("big", &request, MAX_TOKENS).await.err().unwrap();
+    let failure = target.generate(&BIG, &request, MAX_TOKENS).await.err().unwrap();
     assert!(failure.message.contains("not called for now") && failure.retry_after.is_some(), "{failure}");
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(5)).await;
     assert_eq!(target.state(), BreakerState::HalfOpen);
-    assert!(target.generate("big", &request, MAX_TOKENS).await.err().unwrap().message.contains("reached"));
+    assert!(target.generate(&BIG, &request, MAX_TOKENS).await.err().unwrap().message.contains("reached"));
     assert_eq!(target.state(), BreakerState::Open);
 }
 
@@ -121,7 +121,7 @@ async fn a_key_is_read_again_when_its_file_changes() {
     let request = hi();
     for key in [KEY, "sk-another-key"] {
         std::fs::write(target.key.path().join("key"), key).unwrap();
-        let (_, call) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+        let (_, call) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
             let call = fake.call().await;
             let head = call.head.clone();
             say_so(call).await;
@@ -130,7 +130,7 @@ async fn a_key_is_read_again_when_its_file_changes() {
         assert!(call.contains(&format!("Bearer {key}\r\n")), "{call}");
     }
     std::fs::remove_file(target.key.path().join("key")).unwrap();
-    let failure = target.generate("big", &request, MAX_TOKENS).await.err().unwrap();
+    let failure = target.generate(&BIG, &request, MAX_TOKENS).await.err().unwrap();
     let expected = "the key of upstream acme cannot be read";
     assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::ProviderUnauthenticated, expected));
     assert!(fake.is_quiet());
@@ -142,7 +142,7 @@ async fn a_proxy_is_used_where_the_catalogue_names_one() {
     let url = format!("http://{}", proxy.address);
     let target = target_with(upstream.address, OPENAI, |config| config.proxy = Some(url));
     let request = hi();
-    let (answer, head) = tokio::join!(target.generate("big", &request, MAX_TOKENS), async {
+    let (answer, head) = tokio::join!(target.generate(&BIG, &request, MAX_TOKENS), async {
         let call = proxy.call().await;
         let head = call.head.clone();
         say_so(call).await;
@@ -187,11 +187,11 @@ async fn an_upstream_must_be_the_one_that_a_trusted_authority_vouches_for() {
         (upstream("localhost", &pem), upstream("127.0.0.1", &pem), upstream("localhost", &stranger));
     let request = hi();
     for target in [other_host, unknown] {
-        let failure = soon(target.generate("big", &request, MAX_TOKENS)).await.err().unwrap();
+        let failure = soon(target.generate(&BIG, &request, MAX_TOKENS)).await.err().unwrap();
         assert_eq!(failure.code, ErrorCode::ProviderUnavailable);
     }
     assert!(fake.is_quiet());
-    let (answer, ()) = tokio::join!(vouched.generate("big", &request, MAX_TOKENS), async {
+    let (answer, ()) = tokio::join!(vouched.generate(&BIG, &request, MAX_TOKENS), async {
         say_so(fake.call().await).await;
     });
     assert_eq!(read(&mut answer.unwrap()).await.text, "so");
