@@ -270,8 +270,8 @@ impl Issued {
     fn give(&mut self, before: &Catalog, tenant: &Name, sha256: Digest) {
         let had = before.tenant_keys().remove(tenant).unwrap_or_default();
         let is_free = |id: &Name| !had.iter().any(|key| key.id == *id);
-        let ids = (1_u64..).map(|number| Name::new(format!("k{number}")).expect("a letter and digits are a name"));
-        let id = ids.filter(is_free).next().expect("a tenant has fewer keys than there are numbers");
+        let mut ids = (1_u64..).map(|number| Name::new(format!("k{number}")).expect("a letter and digits are a name"));
+        let id = ids.find(is_free).expect("a tenant has fewer keys than there are numbers");
         self.keys.push(IssuedKey { tenant: tenant.clone(), id, sha256, expires: None });
     }
 
