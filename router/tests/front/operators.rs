@@ -150,7 +150,10 @@ async fn a_catalogue_is_applied_whole_told_of_and_rolled_back() {
 
 #[tokio::test]
 async fn what_is_not_valid_or_not_usable_here_changes_nothing_and_every_problem_is_told() {
-    let front = Front::start(|config| drop(config.secrets.variables.insert("ALLOWED".to_owned()))).await;
+    let front = Front::start(|config| {
+        config.secrets.variables.insert("ALLOWED".to_owned());
+    })
+    .await;
     let mut owner = Operator::owner(&front).await;
     let upstream = |key: &str| {
         format!("upstreams: [{{name: a, protocol: openai, url: 'https://a.example', ceiling: public, key: {key}}}]\n")
