@@ -115,7 +115,7 @@ pub(crate) async fn run(args: BenchArgs, format: Option<Format>) -> Result<(), F
     };
     let report = Report::of(&run, slo);
     match Format::or_default(format) {
-        Format::Json => output::json(&report)?,
+        Format::Json | Format::Yaml => output::json(&report)?,
         Format::Table => report.print()?,
     }
     if report.ok == 0 {

@@ -28,6 +28,16 @@ impl Fault {
         Self { kind: Kind::BadInput, message: message.to_string() }
     }
 
+    /// What is amiss stands on standard output already: exit code 1.
+    pub(crate) fn told() -> Self {
+        Self::failed("")
+    }
+
+    /// Whether nothing is left to say.
+    pub(crate) fn is_told(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// Nobody answers: exit code 3.
     pub(crate) fn not_reachable(message: impl fmt::Display) -> Self {
         Self { kind: Kind::NotReachable, message: message.to_string() }

@@ -1,16 +1,22 @@
 //! `penstock`: the command line. It parses, calls a crate and prints; no logic lives here.
 
 mod admin;
+mod apply;
 mod bench;
 mod chat;
 mod cluster;
+mod explain;
 mod fault;
+mod get;
 mod logs;
 mod model;
 mod output;
 mod process;
+mod remote;
 mod router;
+mod rules;
 mod sse;
+mod tenant;
 mod tls;
 mod units;
 mod up;
@@ -31,6 +37,7 @@ Examples:
   penstock chat 'What is the capital of France?'
   penstock model pull smollm2-135m
   penstock status                               the workers of a cluster, and what is wrong with them
+  penstock apply -f bank.yaml                   tenants, routes and rules, in force at once
 
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 not reachable.
 Every flag may also come from the environment: --http is PENSTOCK_HTTP.";
@@ -79,6 +86,24 @@ enum Command {
     Drain(admin::WorkerArgs),
     /// Gives a drained worker work again
     Undrain(admin::WorkerArgs),
+    /// Puts a catalogue in force: tenants, upstreams, models, routes, rules, detectors
+    Apply(apply::ApplyArgs),
+    /// Says what applying files would change
+    Diff(apply::DiffArgs),
+    /// Shows the catalogue: as it was written, as a table, as JSON
+    Get(get::GetArgs),
+    /// Brings back the files of the catalogue as they were before they last changed
+    Rollback(apply::RollbackArgs),
+    /// Makes tenants, and keys for them
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
+    /// Lets operators in, and out again
+    #[command(subcommand)]
+    Operator(tenant::OperatorCommand),
+    /// Says where a request would go, or where one went, and why
+    Explain(explain::ExplainArgs),
+    /// Gives the requests of a session a least data class, for 24 hours
+    Session(explain::SessionArgs),
     /// Talks to a model in the terminal
     Chat(chat::ChatArgs),
     /// Sends load to an OpenAI endpoint and says what its clients would have felt
@@ -105,7 +130,9 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
-            eprintln!("penstock: {fault}");
+            if !fault.is_told() {
+                eprintln!("penstock: {fault}");
+            }
             fault.exit_code()
         }
     }
@@ -128,6 +155,14 @@ fn run(cli: Cli) -> Result<(), Fault> {
             Command::Status(args) => admin::status(args, &cli.global).await,
             Command::Drain(args) => admin::drain(args, &cli.global).await,
             Command::Undrain(args) => admin::undrain(args, &cli.global).await,
+            Command::Apply(args) => apply::apply(args, &cli.global).await,
+            Command::Diff(args) => apply::diff(args, &cli.global).await,
+            Command::Get(args) => get::run(args, &cli.global).await,
+            Command::Rollback(args) => apply::rollback(args, &cli.global).await,
+            Command::Tenant(command) => tenant::tenant(command, &cli.global).await,
+            Command::Operator(command) => tenant::operator(command, &cli.global).await,
+            Command::Explain(args) => explain::explain(args, &cli.global).await,
+            Command::Session(args) => explain::session(args, &cli.global).await,
             Command::Chat(args) => chat::run(args).await,
             Command::Bench(args) => bench::run(args, cli.global.output).await,
             Command::Model(command) => model::run(command, &cli.global).await,

@@ -92,7 +92,7 @@ async fn inspect(cache: &Cache, word: &str) -> Result<Inspection, Fault> {
 }
 
 fn print(artifacts: &[Artifact], format: Format, json: impl Fn() -> Result<(), Fault>) -> Result<(), Fault> {
-    if format == Format::Json {
+    if format != Format::Table {
         return json();
     }
     let row = |artifact: &Artifact| {
@@ -104,7 +104,7 @@ fn print(artifacts: &[Artifact], format: Format, json: impl Fn() -> Result<(), F
 }
 
 fn about(about: &Inspection, format: Format) -> Result<(), Fault> {
-    if format == Format::Json {
+    if format != Format::Table {
         return output::json(about);
     }
     let mut rows = vec![

@@ -14,6 +14,8 @@ pub(crate) enum Format {
     Table,
     /// One JSON value.
     Json,
+    /// YAML, where a command has it; otherwise JSON, which is YAML too.
+    Yaml,
 }
 
 impl Format {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::cluster::ClusterArgs;
 use crate::fault::Fault;
 use crate::process::{Ends, start_ops, write_ready_file};
+use crate::rules::RulesArgs;
 use crate::tls::{IdentityArgs, TlsArgs};
 use crate::{Global, output, units};
 
@@ -125,6 +126,7 @@ Examples:
   penstock router --etcd http://127.0.0.1:2379
   penstock router --etcd http://127.0.0.1:2379 --http 127.0.0.1:8082 --grpc 127.0.0.1:50052 \\
                   --admin 127.0.0.1:8083 --ops 127.0.0.1:9474
+  penstock router --etcd http://127.0.0.1:2379 --name r1 --config bank.yaml --secrets-dir /run/secrets
   penstock router --etcd https://etcd:2379 --etcd-ca ca.pem --tls-cert router.pem --tls-key router.key --tls-ca ca.pem
 
 The first start writes admin.key under --data-dir: `penstock status` and `penstock drain` read it there.
@@ -141,6 +143,11 @@ pub(crate) struct RouterArgs {
     tls: TlsArgs,
     #[command(flatten)]
     front: FrontArgs,
+    #[command(flatten)]
+    rules: RulesArgs,
+    /// Its name, which tells it from other routers [default: one is made up]
+    #[arg(long, env = "PENSTOCK_NAME")]
+    name: Option<String>,
     /// How a worker is chosen: p2c (of two at random the less busy one), least-load, round-robin, random
     #[arg(long, value_name = "WAY", default_value_t = Balance::default(), env = "PENSTOCK_BALANCE")]
     balance: Balance,
@@ -149,13 +156,19 @@ pub(crate) struct RouterArgs {
 /// Serves until it is told to end.
 pub(crate) async fn run(args: RouterArgs, global: &Global) -> Result<(), Fault> {
     let mut ends = Ends::listen()?;
-    let RouterArgs { cluster, tls, front, balance } = args;
+    let RouterArgs { cluster, tls, front, rules, name, balance } = args;
     let connect = Tcp { tls: tls.client()?, insecure: front.insecure }.connect();
     let membership = cluster.membership(front.insecure)?;
     let registry = Registry::new();
-    let config = penstock_router::Config { balance, ..front.config(&tls.identity)? };
+    let by = name.as_deref().map_or_else(|| "--config".to_owned(), |name| format!("{name} --config"));
+    let config = penstock_router::Config { balance, name, ..front.config(&tls.identity)? };
+    let config = tokio::select! {
+        config = rules.enforce(membership.store(), &by, config) => config?,
+        () = ends.next() => return Ok(()),
+    };
     let (scheme, key) = (scheme(&config), admin_key(global)?);
-    let router = Router::start(config, key, cluster(&membership, connect), &registry).await.map_err(cannot_serve)?;
+    let router =
+        Router::start(config, key, self::cluster(&membership, connect), &registry).await.map_err(cannot_serve)?;
     let status = router.status();
     let ops = start_ops(front.ops, vec![registry], move || status.readiness()).await?;
     let addresses = Addresses::of(&router, ops.address());

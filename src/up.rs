@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use penstock_cluster::Membership;
-use penstock_cluster::store::MemoryStore;
+use penstock_cluster::store::{self, MemoryStore};
 use penstock_proto::WorkerName;
 use penstock_router::{Connect, Ops, Router, Tcp};
 use penstock_worker::{Stage, Worker};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::fault::Fault;
 use crate::process::{Ends, start_ops, write_ready_file};
 use crate::router::{self, Addresses, FrontArgs, cannot_serve};
+use crate::rules::RulesArgs;
 use crate::tls::IdentityArgs;
 use crate::worker::{self, EngineArgs};
 use crate::{Global, output};
@@ -26,6 +27,7 @@ Examples:
   penstock up
   penstock up --model assistant=/mnt/models/assistant.Q8_0.gguf --http 127.0.0.1:9000
   penstock up --kv-memory 4GiB --max-sequences 32
+  penstock up --config bank.yaml
 
 It ends on SIGTERM or Ctrl-C: no new work, what is in flight finishes, exit code 0. A second one ends it at once.";
 
@@ -35,6 +37,8 @@ It ends on SIGTERM or Ctrl-C: no new work, what is in flight finishes, exit code
 pub(crate) struct UpArgs {
     #[command(flatten)]
     front: FrontArgs,
+    #[command(flatten)]
+    rules: RulesArgs,
     #[command(flatten)]
     tls: IdentityArgs,
     #[command(flatten)]
@@ -63,13 +67,23 @@ struct Up {
     ops: Ops,
 }
 
+/// What lasts beyond the process: the catalogue and what was issued, in the data directory. Members do not.
+async fn open(global: &Global) -> Result<MemoryStore, Fault> {
+    MemoryStore::open(global.data_dir().join("state")).await.map_err(|error| match error {
+        store::Error::InUse { .. } => {
+            Fault::failed(format!("{error}: one `penstock up` has a --data-dir for itself; give this one another"))
+        }
+        error => Fault::failed(error),
+    })
+}
+
 /// The endpoint of the worker in this process.
 const IN_PROCESS: &str = "inprocess:local";
 
 impl Up {
     /// Starts the ports first, so that a taken one is known at once, then the model.
     async fn start(args: &UpArgs, global: &Global) -> Result<Self, Fault> {
-        let membership = Arc::new(Membership::new(Arc::new(MemoryStore::new())));
+        let membership = Arc::new(Membership::new(Arc::new(open(global).await?)));
         let registries = [Registry::new(), Registry::new()];
         let local = Arc::new(OnceLock::<Worker>::new());
         let connect: Connect = Arc::new({
@@ -80,6 +94,7 @@ impl Up {
             }
         });
         let config = args.front.config(&args.tls)?;
+        let config = args.rules.enforce(membership.store(), "--config", config).await?;
         let (scheme, key) = (router::scheme(&config), router::admin_key(global)?);
         let cluster = router::cluster(&membership, connect);
         let router = Router::start(config, key, cluster, &registries[0]).await.map_err(cannot_serve)?;

@@ -8,8 +8,11 @@
 mod check;
 mod diff;
 mod document;
+mod draft;
 mod error;
 mod history;
+mod issued;
+mod moment;
 mod name;
 mod pattern;
 mod read;
@@ -27,12 +30,15 @@ use serde::{Deserialize, Serialize};
 
 pub use diff::{Change, Diff, Kind};
 pub use document::{
-    Adapter, Algorithm, BUILT_IN_DETECTORS, Budget, Check, Cost, Detector, Issuer, Key, KeySet, KeySource, Limits,
-    Lined, MaxTokensField, Model, Operator, OperatorRole, Period, Price, Protocol, Tenant, Timeouts, Upstream,
-    UpstreamModel, Version, WhenSpent,
+    Adapter, Algorithm, BUILT_IN_DETECTORS, Budget, Check, Cost, Detector, IssuedKey, Issuer, Key, KeySet, KeySource,
+    Limits, Lined, MaxTokensField, Model, Operator, OperatorRole, Period, Price, Protocol, Revoked, Tenant, Timeouts,
+    Upstream, UpstreamModel, Version, WhenSpent,
 };
+pub use draft::Draft;
 pub use error::{Invalid, Problem};
-pub use history::{Applied, Error, Number, Origin, apply, get, rollback};
+pub use history::{Applied, Error, Number, Origin, apply, get, rollback, versions};
+pub use issued::{Edit, ISSUED, Refused};
+pub use moment::Moment;
 pub use name::{Digest, Glob, InvalidWord, Name, Ratio, Span, Usd};
 pub use pattern::{InvalidPattern, Pattern};
 pub use route::{AbortIf, Canary, Filter, FilterAction, Order, Overflow, Route, RouteRule, Shadow, Share, Target};
@@ -105,6 +111,10 @@ pub struct Catalog {
     warnings: Vec<Problem>,
     /// Who sends requests.
     pub tenants: Named<Tenant>,
+    /// Tenants' keys that stand apart from their tenants.
+    pub keys: Vec<Placed<IssuedKey>>,
+    /// Keys that have ended, or will.
+    pub revoked: Vec<Placed<Revoked>>,
     /// Providers outside.
     pub upstreams: Named<Upstream>,
     /// Who runs the cluster.

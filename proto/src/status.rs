@@ -75,6 +75,10 @@ codes! {
     ModelNotFound = "caller_model_not_found", NotFound, 404, false, Caller;
     /// No worker of this name in the cluster.
     WorkerNotFound = "caller_worker_not_found", NotFound, 404, false, Caller;
+    /// The catalogue that was given is not valid; the message says what and where.
+    InvalidCatalogue = "caller_invalid_catalogue", InvalidArgument, 400, false, Caller;
+    /// What was to be changed has been changed by somebody else meanwhile.
+    Conflict = "caller_conflict", Aborted, 422, false, Caller;
     /// The body is over the limit.
     BodyTooLarge = "caller_body_too_large", OutOfRange, 413, false, Caller;
     /// The client went away before the answer was complete.

@@ -1,36 +1,43 @@
-//! The admin port: `penstock.v1.Admin` for whoever has the key. It knows the fleet, and nothing of tenants' traffic.
+//! The admin port: `penstock.v1.Admin` for operators. It knows the fleet, the catalogue and what was decided, and nothing
+//! else of tenants' traffic.
 
+mod access;
+mod explain;
 mod key;
+mod publisher;
+mod workers;
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use http::header;
-use http::request::Parts;
 use penstock_cluster::Store;
+use penstock_cluster::catalog::{self, Digest, Edit, InvalidWord, Moment, Name, Number, OperatorRole, Origin, Source};
 use penstock_cluster::membership::LEASE_TTL;
+use penstock_proto::ErrorCode;
 use penstock_proto::admin as wire;
-use penstock_proto::{ErrorCode, ModelName, WorkerName};
+use penstock_proto::time::unix_now;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use crate::config::Secrets;
-use crate::fleet::{Connect, Fleet, Known};
-use crate::metrics::MemberState;
-use crate::port::{Door, Port, Service, refusal};
-use crate::replica::{Causes, Control};
+use crate::class::{Sessions, SessionsError};
+use crate::fleet::{Connect, Fleet};
+use crate::port::{Port, Service, refusal};
 use crate::request::Failure;
 use crate::ruling::Rulings;
 use crate::server::{Error, Listen};
+use access::{Access, Caller};
+use workers::failed;
 
 pub use key::{AdminKey, KeyError};
+pub use publisher::{Change, Published, Publisher, Terms};
 
-/// How long a worker may take to tell its load.
-const LOAD_TIME: Duration = Duration::from_secs(2);
+/// How long a change waits until this router goes by it.
+const IN_FORCE: Duration = Duration::from_secs(2);
+/// Versions that are told at most: as many as are kept.
+const VERSIONS: usize = 64;
 
 /// How long ago the router heard from the store.
 pub type Staleness = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -43,49 +50,61 @@ pub(crate) struct Admin {
     pub(crate) connect: Connect,
     pub(crate) staleness: Staleness,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) publisher: Publisher,
     pub(crate) rulings: Arc<Rulings>,
-    /// What a catalogue that is applied here may name.
-    pub(crate) secrets: Secrets,
+    pub(crate) sessions: Sessions,
 }
 
 /// Serves the admin port.
 pub(crate) async fn start(listen: Listen, admin: Admin, key: AdminKey) -> Result<Port, Error> {
     let leaving = CancellationToken::new();
-    let face = wire::AdminServer::new(Face { admin, leaving: leaving.clone() });
-    let service = Service { name: "penstock.v1.Admin", routes: Routes::new(face), door: Arc::new(Locked(key)) };
+    let access = Access::new(key, Arc::clone(&admin.rulings));
+    let face = wire::AdminServer::new(Face { admin, access: access.clone(), leaving: leaving.clone() });
+    let service = Service { name: "penstock.v1.Admin", routes: Routes::new(face), door: Arc::new(access) };
     let port = Port::start(listen, service, leaving).await?;
     port.health().tell(true).await;
     Ok(port)
 }
 
-struct Locked(AdminKey);
-
-impl Door for Locked {
-    fn admit(&self, head: &Parts) -> Result<(), Failure> {
-        let message = match head.headers.get(header::AUTHORIZATION) {
-            Some(given) if self.0.opens(given) => return Ok(()),
-            Some(_) => "this is not the admin key of this router; it is in admin.key under the router's --data-dir",
-            None => {
-                "the admin port wants the key in admin.key under the router's --data-dir: authorization: Bearer KEY"
-            }
-        };
-        Err(Failure::new(ErrorCode::Unauthenticated, message))
-    }
-
-    fn refused(&self, failure: &Failure) {
-        tracing::warn!(code = failure.code.as_str(), "admin call refused");
-    }
-}
-
 struct Face {
     admin: Admin,
+    access: Access,
     /// Cancelled as the port drains: what waits for a worker then waits no longer.
     leaving: CancellationToken,
 }
 
+/// What a call comes to: an answer, or a failure of the closed list.
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Face {
+    /// Lets a call through whose caller has at least this role.
+    fn allow<T>(&self, request: Request<T>, least: OperatorRole) -> Result<(Caller, T), Status> {
+        let caller = self.access.allow(request.metadata(), least).map_err(|failure| refusal(&failure))?;
+        Ok((caller, request.into_inner()))
+    }
+
+    /// Changes the catalogue, and waits until this router goes by it.
+    async fn change(&self, change: Change, caller: &Caller, terms: Terms) -> Result<Published, Status> {
+        let published = self.admin.publisher.publish(&change, &caller.name, terms).await;
+        let published = published.map_err(|failure| refusal(&failure))?;
+        if let Some(version) = published.version.filter(|_| published.changed) {
+            tracing::info!(%version, by = caller.name, "an operator has changed the catalogue");
+            if timeout(IN_FORCE, self.admin.rulings.reach(version)).await.is_err() {
+                tracing::warn!(%version, "the catalogue is stored, and not in force here yet");
+            }
+        }
+        Ok(published)
+    }
+
+    async fn edit(&self, edit: Edit, caller: &Caller) -> Result<Published, Status> {
+        self.change(Change::Edit(edit), caller, Terms::default()).await
+    }
+}
+
 #[tonic::async_trait]
 impl wire::Admin for Face {
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<wire::StatusResponse> {
+        self.allow(request, OperatorRole::Viewer)?;
         let snapshot = self.admin.fleet.snapshot();
         let workers = snapshot.workers.iter().map(|(name, known)| self.admin.worker(name, known));
         let workers = join_all(workers).await;
@@ -95,12 +114,10 @@ impl wire::Admin for Face {
         Ok(Response::new(wire::StatusResponse { workers, store_staleness_seconds }))
     }
 
-    async fn drain_worker(
-        &self,
-        request: Request<wire::DrainWorkerRequest>,
-    ) -> Result<Response<wire::DrainWorkerResponse>, Status> {
-        let (worker, control) = self.admin.find(&request.into_inner().name).map_err(|failure| refusal(&failure))?;
-        tracing::info!(%worker, "draining a worker, as an operator asked");
+    async fn drain_worker(&self, request: Request<wire::DrainWorkerRequest>) -> Answer<wire::DrainWorkerResponse> {
+        let (caller, asked) = self.allow(request, OperatorRole::Operator)?;
+        let (worker, control) = self.admin.find(&asked.name).map_err(|failure| refusal(&failure))?;
+        tracing::info!(%worker, by = caller.name, "draining a worker, as an operator asked");
         tokio::select! {
             drained = control.drain() => drained.map_err(|status| refusal(&failed(&worker, &status)))?,
             () = self.leaving.cancelled() => {
@@ -115,83 +132,176 @@ impl wire::Admin for Face {
     async fn undrain_worker(
         &self,
         request: Request<wire::UndrainWorkerRequest>,
-    ) -> Result<Response<wire::UndrainWorkerResponse>, Status> {
-        let (worker, control) = self.admin.find(&request.into_inner().name).map_err(|failure| refusal(&failure))?;
-        tracing::info!(%worker, "giving a worker work again, as an operator asked");
+    ) -> Answer<wire::UndrainWorkerResponse> {
+        let (caller, asked) = self.allow(request, OperatorRole::Operator)?;
+        let (worker, control) = self.admin.find(&asked.name).map_err(|failure| refusal(&failure))?;
+        tracing::info!(%worker, by = caller.name, "giving a worker work again, as an operator asked");
         control.undrain().await.map_err(|status| refusal(&failed(&worker, &status)))?;
         Ok(Response::new(wire::UndrainWorkerResponse {}))
     }
-}
 
-impl Admin {
-    /// A worker's line: what the router knows, and the load that the worker tells now.
-    async fn worker(&self, name: &WorkerName, known: &Known) -> wire::WorkerStatus {
-        let mut problem = known.problem();
-        let state = match (known.state, &problem) {
-            (MemberState::Ready, _) => wire::MemberState::Ready,
-            (MemberState::Draining, _) => wire::MemberState::Draining,
-            (MemberState::Loading, None) => wire::MemberState::Loading,
-            (MemberState::Loading, Some(_)) | (MemberState::Mismatched | MemberState::Distrusted, _) => {
-                wire::MemberState::Unusable
-            }
+    async fn get_catalog(&self, request: Request<wire::GetCatalogRequest>) -> Answer<wire::GetCatalogResponse> {
+        let (_, asked) = self.allow(request, OperatorRole::Viewer)?;
+        let applied = catalog::get(&*self.admin.store, Number::new(asked.version)).await.map_err(not_read)?;
+        let version = applied.as_ref().map(|applied| version(applied.number, &applied.origin));
+        let sources = applied.iter().flat_map(|applied| applied.catalog.sources());
+        let sources = sources.cloned().map(|Source { file, text }| wire::CatalogSource { file, text });
+        Ok(Response::new(wire::GetCatalogResponse { version, sources: sources.collect() }))
+    }
+
+    async fn list_versions(&self, request: Request<wire::ListVersionsRequest>) -> Answer<wire::ListVersionsResponse> {
+        let (_, asked) = self.allow(request, OperatorRole::Viewer)?;
+        let limit = usize::try_from(asked.limit).ok().filter(|limit| (1..VERSIONS).contains(limit)).unwrap_or(VERSIONS);
+        let versions = catalog::versions(&*self.admin.store, limit).await.map_err(not_read)?;
+        let versions = versions.iter().map(|(number, origin)| version(*number, origin)).collect();
+        Ok(Response::new(wire::ListVersionsResponse { versions }))
+    }
+
+    async fn diff_catalog(&self, request: Request<wire::DiffCatalogRequest>) -> Answer<wire::CatalogChange> {
+        let (caller, asked) = self.allow(request, OperatorRole::Viewer)?;
+        let terms = Terms { dry_run: true, ..Terms::default() };
+        told(&self.change(files(asked.sources), &caller, terms).await?)
+    }
+
+    async fn apply(&self, request: Request<wire::ApplyRequest>) -> Answer<wire::CatalogChange> {
+        let (caller, asked) = self.allow(request, OperatorRole::Admin)?;
+        let terms = Terms { dry_run: asked.dry_run, over: asked.expected_version.map(Number::new) };
+        told(&self.change(files(asked.sources), &caller, terms).await?)
+    }
+
+    async fn rollback(&self, request: Request<wire::RollbackRequest>) -> Answer<wire::CatalogChange> {
+        let (caller, _) = self.allow(request, OperatorRole::Operator)?;
+        told(&self.change(Change::Earlier, &caller, Terms::default()).await?)
+    }
+
+    async fn create_tenant(&self, request: Request<wire::CreateTenantRequest>) -> Answer<wire::KeyChange> {
+        let (caller, asked) = self.allow(request, OperatorRole::Admin)?;
+        let class = match asked.class.as_str() {
+            "" => None,
+            class => Some(class.parse().map_err(|error| wrong("class", error))?),
         };
-        let asked = async { timeout(LOAD_TIME, self.control(known)?.load()).await.map_err(|_| silent(name))? };
-        let load = match asked.await {
-            Ok(load) => load,
-            Err(status) => {
-                problem = problem.or_else(|| Some(format!("its load is not known: {}", reason(&status))));
-                Default::default()
-            }
+        let sha256 = digest(asked.key_sha256)?;
+        let edit = Edit::CreateTenant { name: name("name", &asked.name)?, class, models: asked.models, sha256 };
+        key_told(&self.edit(edit, &caller).await?, sha256)
+    }
+
+    async fn rotate_tenant_key(&self, request: Request<wire::RotateTenantKeyRequest>) -> Answer<wire::KeyChange> {
+        let (caller, asked) = self.allow(request, OperatorRole::Admin)?;
+        let sha256 = digest(asked.key_sha256)?;
+        let until = Moment::at(unix_now().saturating_add(Duration::from_secs(asked.overlap_seconds)));
+        let edit = Edit::RotateKey { tenant: name("tenant", &asked.tenant)?, sha256, until };
+        key_told(&self.edit(edit, &caller).await?, sha256)
+    }
+
+    async fn revoke_tenant_key(&self, request: Request<wire::RevokeTenantKeyRequest>) -> Answer<wire::CatalogChange> {
+        let (caller, asked) = self.allow(request, OperatorRole::Admin)?;
+        let edit = Edit::RevokeKey { tenant: name("tenant", &asked.tenant)?, id: name("id", &asked.id)? };
+        told(&self.edit(edit, &caller).await?)
+    }
+
+    async fn create_operator(&self, request: Request<wire::CreateOperatorRequest>) -> Answer<wire::CatalogChange> {
+        let (caller, asked) = self.allow(request, OperatorRole::Admin)?;
+        let role = match asked.role.as_str() {
+            "viewer" => OperatorRole::Viewer,
+            "operator" => OperatorRole::Operator,
+            "admin" => OperatorRole::Admin,
+            other => return Err(wrong("role", format!("{other:?} is none of viewer, operator, admin"))),
         };
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        wire::WorkerStatus {
-            name: name.to_string(),
-            endpoint: known.endpoint.clone(),
-            state: state.into(),
-            models: known.models.iter().map(ModelName::to_string).collect(),
-            in_flight: count(known.replicas.iter().map(|replica| replica.in_flight()).sum()),
-            running: load.running,
-            waiting: load.waiting,
-            kv_blocks_used: load.kv_blocks_used,
-            kv_blocks_total: load.kv_blocks_used + load.kv_blocks_cached + load.kv_blocks_free,
-            predicted_wait_seconds: load.predicted_wait_seconds,
-            problem: problem.unwrap_or_default(),
+        let edit = Edit::CreateOperator { name: name("name", &asked.name)?, role, sha256: digest(asked.key_sha256)? };
+        told(&self.edit(edit, &caller).await?)
+    }
+
+    async fn revoke_operator(&self, request: Request<wire::RevokeOperatorRequest>) -> Answer<wire::CatalogChange> {
+        let (caller, asked) = self.allow(request, OperatorRole::Admin)?;
+        told(&self.edit(Edit::RevokeOperator { name: name("name", &asked.name)? }, &caller).await?)
+    }
+
+    async fn explain(&self, request: Request<wire::ExplainRequest>) -> Answer<wire::Explanation> {
+        let (_, asked) = self.allow(request, OperatorRole::Viewer)?;
+        let told = explain::foresee(&self.admin.rulings, &self.admin.sessions, asked).await;
+        told.map(Response::new).map_err(|failure| refusal(&failure))
+    }
+
+    async fn explain_decided(&self, request: Request<wire::ExplainDecidedRequest>) -> Answer<wire::Explanation> {
+        let (_, asked) = self.allow(request, OperatorRole::Viewer)?;
+        let told = explain::decided(&self.admin.rulings, &asked.request_id);
+        told.map(Response::new).map_err(|failure| refusal(&failure))
+    }
+
+    async fn set_session_class(
+        &self,
+        request: Request<wire::SetSessionClassRequest>,
+    ) -> Answer<wire::SetSessionClassResponse> {
+        let (caller, asked) = self.allow(request, OperatorRole::Operator)?;
+        let book = self.admin.rulings.book().map_err(|failure| refusal(&failure))?;
+        let (tenant, _) = explain::tenant_of(&book, &asked.tenant).map_err(|failure| refusal(&failure))?;
+        if asked.session.is_empty() {
+            return Err(wrong("session", "it is empty; x-penstock-session of its requests is meant"));
         }
-    }
-
-    fn find(&self, name: &str) -> Result<(WorkerName, Control), Failure> {
-        let snapshot = self.fleet.snapshot();
-        let Some((worker, known)) = snapshot.workers.iter().find(|(worker, _)| worker.as_str() == name) else {
-            let names: Vec<&str> = snapshot.workers.keys().map(WorkerName::as_str).collect();
-            let there = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
-            let message = format!("there is no worker {name:?} in this cluster; there are: {there}");
-            return Err(Failure { param: Some("name".to_owned()), ..Failure::new(ErrorCode::WorkerNotFound, message) });
-        };
-        Ok((worker.clone(), self.control(known).map_err(|status| failed(worker, &status))?))
-    }
-
-    fn control(&self, known: &Known) -> Result<Control, Status> {
-        if let Some(replica) = known.replicas.first() {
-            return Ok(replica.control());
-        }
-        let channel = (self.connect)(&known.endpoint).map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Control::over(channel))
+        let class = asked.class.parse().map_err(|error| wrong("class", error))?;
+        let set = self.admin.sessions.set((&tenant, &asked.session), class, &caller.name, unix_now()).await;
+        let until = set.map_err(|error| {
+            let code = match error {
+                SessionsError::Store(_) => ErrorCode::StaleState,
+                SessionsError::Full => ErrorCode::Overloaded,
+            };
+            code.status(error.to_string(), None)
+        })?;
+        tracing::info!(tenant, %class, by = caller.name, "an operator has given a session a class");
+        Ok(Response::new(wire::SetSessionClassResponse { until: until.get().as_secs() }))
     }
 }
 
-fn silent(worker: &WorkerName) -> Status {
-    Status::deadline_exceeded(format!("{worker} did not answer in {} s", LOAD_TIME.as_secs()))
+fn files(sources: Vec<wire::CatalogSource>) -> Change {
+    Change::Files(sources.into_iter().map(|wire::CatalogSource { file, text }| Source { file, text }).collect())
 }
 
-/// What an operator is told where a worker does not do as asked.
-fn failed(worker: &WorkerName, status: &Status) -> Failure {
-    match ErrorCode::from_status(status) {
-        Some((code, _)) => Failure::new(code, format!("{worker}: {}", status.message())),
-        None => Failure::new(ErrorCode::WorkerLost, format!("{worker} cannot be reached: {}", reason(status))),
+fn told(published: &Published) -> Answer<wire::CatalogChange> {
+    catalog_change(published).map(Response::new)
+}
+
+/// What was changed, and what the new key is called.
+fn key_told(published: &Published, sha256: Digest) -> Answer<wire::KeyChange> {
+    let keys = published.catalog.keys.iter();
+    let id = keys.filter(|key| key.sha256 == sha256).map(|key| key.id.to_string()).next().unwrap_or_default();
+    Ok(Response::new(wire::KeyChange { change: Some(catalog_change(published)?), id }))
+}
+
+fn catalog_change(published: &Published) -> Result<wire::CatalogChange, Status> {
+    let number = |number: Option<Number>| number.map_or(0, Number::get);
+    let diff_json = serde_json::to_string(&published.diff)
+        .map_err(|error| ErrorCode::Internal.status(format!("the change cannot be told: {error}"), None))?;
+    Ok(wire::CatalogChange {
+        version: number(published.version),
+        changed: published.changed,
+        warnings: published.warnings.clone(),
+        diff: published.diff.to_string(),
+        diff_json,
+        restored: number(published.restored),
+    })
+}
+
+fn version(number: Number, origin: &Origin) -> wire::CatalogVersion {
+    wire::CatalogVersion {
+        number: number.get(),
+        by: origin.by.clone(),
+        applied_at: origin.at.as_secs(),
+        restored: origin.restored.map_or(0, Number::get),
     }
 }
 
-/// What stands behind a status: where a connection failed, the cause says more than the message.
-fn reason(status: &Status) -> String {
-    status.source().map_or_else(|| status.message().to_owned(), |cause| Causes(cause).to_string())
+fn name(field: &'static str, name: &str) -> Result<Name, Status> {
+    Name::new(name).map_err(|error| wrong(field, error))
+}
+
+fn digest(hex: String) -> Result<Digest, Status> {
+    Digest::try_from(hex).map_err(|error: InvalidWord| wrong("key_sha256", error))
+}
+
+fn wrong(field: &str, why: impl std::fmt::Display) -> Status {
+    refusal(&Failure::field(field, format!("{field}: {why}")))
+}
+
+fn not_read(error: catalog::Error) -> Status {
+    refusal(&publisher::failure(&error))
 }

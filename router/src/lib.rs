@@ -35,7 +35,7 @@ use penstock_proto::RequestId;
 use prometheus::Registry;
 use tokio_util::task::TaskTracker;
 
-pub use admin::{AdminKey, KeyError, Staleness};
+pub use admin::{AdminKey, Change, KeyError, Published, Publisher, Staleness, Terms};
 pub use balance::{Balance, UnknownBalance};
 pub use config::{Config, Limits, Secrets};
 pub use fleet::{Connect, ConnectError, Tcp};
@@ -46,6 +46,7 @@ pub use server::Error as ServerError;
 
 use admin::Admin;
 use api::{Api, grpc};
+use class::Sessions;
 use dispatch::Dispatch;
 use fleet::Fleet;
 use metrics::Metrics;
@@ -115,7 +116,8 @@ impl Router {
         let fleet = Fleet::start(members, Arc::clone(&connect), Arc::clone(&metrics));
         let status = Status { fleet: fleet.clone(), rulebooks: rulebooks.clone(), draining: Arc::default() };
         let egress = if config.no_egress { Egress::Forbidden } else { Egress::Allowed };
-        let rulings = Arc::new(Rulings::new(rulebooks, fleet.clone(), egress));
+        let sessions = Sessions::watch(Arc::clone(&store), &tasks);
+        let rulings = Arc::new(Rulings::new(rulebooks, fleet.clone(), sessions.clone(), egress));
         let (tls, limits, grace) = (config.tls.clone(), config.limits.clone(), config.grace);
         let listen = |address, flag| Listen { address, flag, tls: tls.clone(), limits: limits.clone() };
         let [http, grpc, admin] = [(config.http, "--http"), (config.grpc, "--grpc"), (config.admin, "--admin")]
@@ -125,9 +127,10 @@ impl Router {
             fleet: fleet.clone(),
             connect,
             staleness,
+            publisher: Publisher::new(Arc::clone(&store), config.secrets.clone()),
+            sessions,
             store: Arc::clone(&store),
             rulings: Arc::clone(&rulings),
-            secrets: config.secrets.clone(),
         };
         let name = config.name.clone().unwrap_or_else(|| format!("router-{}", RequestId::generate()));
         let limiter = Arc::new(Limiter::new(Arc::clone(&store), &name, &tasks));

@@ -246,6 +246,14 @@ impl Rulebooks {
         }
     }
 
+    /// Waits until a version, or a later one, is in force.
+    pub(crate) async fn reach(&self, version: Number) {
+        let mut newest = self.newest.clone();
+        if newest.wait_for(|book| book.version() >= Some(version)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Whether the catalogue has been read.
     pub(crate) fn synced(&self) -> bool {
         self.catalogs.staleness().is_some()

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use penstock_cluster::catalog::{self, Catalog, Name};
-use penstock_proto::{ModelName, RequestId};
+use penstock_cluster::catalog::{self, Catalog, Name, Number};
+use penstock_proto::{DataClass, ModelName, RequestId};
 
-use crate::class::Classed;
+use crate::class::{Classed, Sessions};
+
 use crate::fleet::{Fleet, Model, Snapshot};
 use crate::policy::{self, Asked, Bucket, Decision, Egress, Inputs, Load, Served, Shape, Tide, Time};
 use crate::request::Failure;
@@ -23,6 +24,7 @@ const VERSION: char = '@';
 pub(crate) struct Rulings {
     rulebooks: Rulebooks,
     fleet: Fleet,
+    sessions: Sessions,
     egress: Egress,
     /// Whether each route's overflow is in use.
     tides: Mutex<BTreeMap<Name, Tide>>,
@@ -41,13 +43,23 @@ pub(crate) struct Question<'a> {
 }
 
 impl Rulings {
-    pub(crate) fn new(rulebooks: Rulebooks, fleet: Fleet, egress: Egress) -> Self {
-        Self { rulebooks, fleet, egress, tides: Mutex::default(), recent: Mutex::default() }
+    pub(crate) fn new(rulebooks: Rulebooks, fleet: Fleet, sessions: Sessions, egress: Egress) -> Self {
+        Self { rulebooks, fleet, sessions, egress, tides: Mutex::default(), recent: Mutex::default() }
     }
 
     /// The catalogue in force, where it is known well enough to go by.
     pub(crate) fn book(&self) -> Result<Arc<Rulebook>, Failure> {
         self.rulebooks.current()
+    }
+
+    /// Waits until a version of the catalogue, or a later one, is in force.
+    pub(crate) async fn reach(&self, version: Number) {
+        self.rulebooks.reach(version).await;
+    }
+
+    /// The least class of a session's requests, where an operator gave one.
+    pub(crate) fn session_class(&self, tenant: &str, session: &str) -> Option<DataClass> {
+        self.sessions.class(tenant, session)
     }
 
     /// Decides for a request, and remembers it.

@@ -10,14 +10,15 @@ mod slots;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
-use penstock_cluster::catalog::{Catalog, Digest, Name, OperatorRole};
+use penstock_cluster::catalog::{Catalog, Digest, Moment, Name, OperatorRole};
 
 pub use jwt::{Issuers, Verified, is_jwt};
 pub use permit::{Limiter, Permit, TokenHold};
 
 /// What every key begins with, so that people and detectors know one when they see it.
-const PREFIX: &str = "psk_";
+pub(crate) const PREFIX: &str = "psk_";
 
 /// A key that was just made. It is shown once; only its digest is stored.
 pub struct NewKey {
@@ -76,27 +77,46 @@ pub enum Holder {
 /// The keys of one catalogue.
 #[derive(Debug, Default)]
 pub struct Keys {
-    holders: HashMap<Digest, Holder>,
+    holders: HashMap<Digest, (Holder, Option<Moment>)>,
+}
+
+/// Why a key lets nobody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAccepted {
+    /// It is nobody's.
+    #[error("nobody has this key; it may have been revoked")]
+    Unknown,
+    /// It was somebody's.
+    #[error("this key has expired, or was revoked")]
+    Expired,
 }
 
 impl Keys {
     /// The keys that a catalogue knows.
     pub fn new(catalog: &Catalog) -> Self {
-        let tenants = catalog.tenants.iter().flat_map(|(name, tenant)| {
-            let holder = |key: &Name| Holder::Tenant { name: name.clone(), key: key.clone() };
-            tenant.keys.iter().map(move |key| (key.sha256, holder(&key.id)))
+        let tenants = catalog.tenant_keys().into_iter().flat_map(|(name, keys)| {
+            let holder = move |key: Name| Holder::Tenant { name: name.clone(), key };
+            keys.into_iter().map(move |key| (key.sha256, (holder(key.id), key.expires)))
         });
         let operators = catalog.operators.iter().map(|(name, operator)| {
             let holder = Holder::Operator { name: name.clone(), role: operator.role };
-            (operator.sha256, holder)
+            (operator.sha256, (holder, catalog.revoked_at(&operator.sha256)))
         });
         Self { holders: tenants.chain(operators).collect() }
     }
 
-    /// Whose a presented key is. Only its SHA-256 is compared, so that the time that takes tells nothing of other keys:
+    /// Whose a presented key is at a time since 1970. Only its SHA-256 is compared, so that the time that takes tells nothing of other keys:
     /// whoever could choose a digest byte by byte could invert it.
-    pub fn find(&self, presented: &str) -> Option<&Holder> {
-        self.holders.get(&Digest::of(presented.as_bytes()))
+    ///
+    /// # Errors
+    ///
+    /// [`NotAccepted`].
+    pub fn find(&self, presented: &str, now: Duration) -> Result<&Holder, NotAccepted> {
+        match self.holders.get(&Digest::of(presented.as_bytes())) {
+            None => Err(NotAccepted::Unknown),
+            Some((_, Some(end))) if end.get() <= now => Err(NotAccepted::Expired),
+            Some((holder, _)) => Ok(holder),
+        }
     }
 }
 
@@ -121,7 +141,7 @@ mod tests {
             admin.digest()
         );
         let keys = keys(&text);
-        let holder = |key: &str| keys.find(key).cloned();
+        let holder = |key: &str| keys.find(key, Duration::ZERO).ok().cloned();
         let name = |name: &str| Name::new(name).unwrap();
         assert_eq!(holder(old.reveal()), Some(Holder::Tenant { name: name("t"), key: name("k1") }));
         assert_eq!(holder(new.reveal()), Some(Holder::Tenant { name: name("t"), key: name("k2") }), "they overlap");
@@ -129,6 +149,20 @@ mod tests {
         for stranger in ["", "psk_", &old.digest().to_string(), &old.reveal()[..67], &format!("{} ", old.reveal())] {
             assert_eq!(holder(stranger), None);
         }
+    }
+
+    #[test]
+    fn a_key_ends_when_the_catalogue_says_so() {
+        let keys = keys(&format!(
+            "tenants: [{{name: t, models: [], keys: [{{id: k1, sha256: {}, expires: 1970-01-01T00:01:00Z}}]}}]\n\
+             keys: [{{tenant: t, id: k2, sha256: {}}}]\nrevoked: [{{key: t/k2, sha256: {1}, at: 1970-01-01T00:02:00Z}}]\n",
+            Digest::of(b"a"),
+            Digest::of(b"b"),
+        ));
+        let find = |key: &str, seconds| keys.find(key, Duration::from_secs(seconds)).map(|_| ());
+        assert_eq!((find("a", 59), find("a", 60)), (Ok(()), Err(NotAccepted::Expired)));
+        assert_eq!((find("b", 119), find("b", 120)), (Ok(()), Err(NotAccepted::Expired)));
+        assert_eq!(find("c", 0), Err(NotAccepted::Unknown));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #[path = "../support/cluster.rs"]
 mod cluster;
 
+mod catalog;
 mod etcd;
 mod flood;
 mod liar;

@@ -232,6 +232,17 @@ impl Cluster {
         if status == 200 { Ok(serde_json::from_str(&text).unwrap()) } else { Err(format!("{status}: {text}")) }
     }
 
+    /// One short answer of a route or a model, to whoever has this key.
+    pub(crate) async fn ask_as(&self, router: &Process, key: Option<&str>, model: &str) -> Result<Value, String> {
+        let body = json!({"model": model, "prompt": "Once", "max_tokens": 4, "ignore_eos": true});
+        let request =
+            self.http.post(format!("http://{}/v1/completions", router.address("http"))).body(body.to_string());
+        let request = key.into_iter().fold(request, |request, key| request.bearer_auth(key));
+        let response = request.send().await.map_err(|error| error.to_string())?;
+        let (status, text) = (response.status(), response.text().await.map_err(|error| error.to_string())?);
+        if status == 200 { Ok(serde_json::from_str(&text).unwrap()) } else { Err(format!("{status}: {text}")) }
+    }
+
     /// A long answer, of which the first piece is there.
     pub(crate) async fn stream(&self, router: &Process, max_tokens: usize) -> Stream {
         let body =

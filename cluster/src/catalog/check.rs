@@ -7,14 +7,15 @@ mod routes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Adapter, At, BUILT_IN_DETECTORS, Catalog, Detector, Digest, Invalid, Model, Name, Placed, Problem, Tenant,
-    Upstream, Usd,
+    Adapter, At, BUILT_IN_DETECTORS, Catalog, Detector, Digest, Invalid, IssuedKey, Model, Name, Placed, Problem,
+    Tenant, Upstream, Usd,
 };
 
 /// Checks a catalogue as a whole; returns what is allowed and hardly meant.
 pub(super) fn check(catalog: &Catalog) -> Result<Vec<Problem>, Invalid> {
     let mut checker = Checker { catalog, problems: Vec::new(), warnings: Vec::new() };
     checker.keys();
+    catalog.keys.iter().for_each(|key| checker.issued_key(key));
     catalog.tenants.values().for_each(|tenant| checker.tenant(tenant));
     catalog.upstreams.values().for_each(|upstream| checker.upstream(upstream));
     catalog.issuers.values().for_each(|issuer| checker.issuer(issuer));
@@ -52,6 +53,7 @@ impl Checker<'_> {
         let mut seen: BTreeMap<Digest, At> = BTreeMap::new();
         let tenants = self.catalog.tenants.values();
         let keys = tenants.flat_map(|tenant| tenant.keys.iter().map(|key| (key.sha256, tenant.line(key.line))));
+        let keys = keys.chain(self.catalog.keys.iter().map(|key| (key.sha256, key.at.clone())));
         let operators = self.catalog.operators.values().map(|operator| (operator.sha256, operator.at.clone()));
         for (digest, at) in keys.chain(operators) {
             if let Some(first) = seen.insert(digest, at.clone()) {
@@ -60,9 +62,19 @@ impl Checker<'_> {
         }
     }
 
+    fn issued_key(&mut self, key: &Placed<IssuedKey>) {
+        if !self.catalog.tenants.contains_key(&key.tenant) {
+            let why = self.no("tenant", &key.tenant, self.catalog.tenants.keys());
+            self.refuse(key.at.clone(), why);
+        }
+    }
+
     fn tenant(&mut self, tenant: &Placed<Tenant>) {
         let ids = tenant.keys.iter().map(|key| (key.id.as_str(), tenant.line(key.line)));
-        self.unique("key id", ids);
+        let issued = self.catalog.keys.iter().filter(|key| key.tenant == tenant.name);
+        let ids: Vec<_> = ids.chain(issued.map(|key| (key.id.as_str(), key.at.clone()))).collect();
+        let has_no_key = ids.is_empty();
+        self.unique("key id", ids.into_iter());
         for glob in &tenant.models {
             let known = names(self.catalog).any(|name| glob.matches(&name));
             let at = tenant.line(glob.line);
@@ -72,13 +84,19 @@ impl Checker<'_> {
                 Some(_) | None => {}
             }
         }
+        for key in &tenant.keys {
+            if let Some(end) = self.catalog.revoked_at(&key.sha256) {
+                let why = format!("this key was revoked, from {end} on; it can be taken out");
+                self.warn(tenant.line(key.line), why);
+            }
+        }
         if let Some(budget) = &tenant.budget
             && *budget.usd == Usd::default()
         {
             let why = "a budget of nothing; to forbid external calls, leave their routes out of models";
             self.refuse(tenant.line(budget.usd.line), why);
         }
-        if tenant.keys.is_empty() && !self.issued(&tenant.name) {
+        if has_no_key && !self.issued(&tenant.name) {
             self.warn(tenant.at.clone(), format!("tenant {} has no key and no issuer: nobody can be it", tenant.name));
         }
     }

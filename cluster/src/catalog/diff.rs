@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Catalog, Name, Named};
+use super::{Catalog, Lined, Name, Named, Tenant};
 
 /// The kinds of things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -94,7 +94,7 @@ impl fmt::Display for Diff {
 
 pub(super) fn diff(old: &Catalog, new: &Catalog) -> Diff {
     let mut diff = Diff::default();
-    diff.kind(Kind::Tenant, &old.tenants, &new.tenants);
+    diff.kind(Kind::Tenant, &with_keys(old), &with_keys(new));
     diff.kind(Kind::Upstream, &old.upstreams, &new.upstreams);
     diff.kind(Kind::Operator, &old.operators, &new.operators);
     diff.kind(Kind::Issuer, &old.issuers, &new.issuers);
@@ -103,6 +103,16 @@ pub(super) fn diff(old: &Catalog, new: &Catalog) -> Diff {
     diff.kind(Kind::Route, &old.routes, &new.routes);
     diff.kind(Kind::Detector, &old.detectors, &new.detectors);
     diff
+}
+
+/// Tenants with all of their keys, wherever those stand.
+fn with_keys(catalog: &Catalog) -> Named<Tenant> {
+    let mut tenants = catalog.tenants.clone();
+    for (name, keys) in catalog.tenant_keys() {
+        let keys = keys.into_iter().map(|value| Lined { line: 0, value });
+        tenants.entry(name).and_modify(|tenant| tenant.value.keys = keys.collect());
+    }
+    tenants
 }
 
 impl Diff {

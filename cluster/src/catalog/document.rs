@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use penstock_proto::{DataClass, ModelName, Priority};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::moment::Moment;
 use super::name::{Digest, Glob, Name, Span, Usd};
 use super::pattern::Pattern;
 use super::route::Route;
@@ -19,6 +20,10 @@ use super::route::Route;
 pub(super) struct Document {
     #[serde(default)]
     pub(super) tenants: Vec<Lined<Tenant>>,
+    #[serde(default)]
+    pub(super) keys: Vec<Lined<IssuedKey>>,
+    #[serde(default)]
+    pub(super) revoked: Vec<Lined<Revoked>>,
     #[serde(default)]
     pub(super) upstreams: Vec<Lined<Upstream>>,
     #[serde(default)]
@@ -103,6 +108,36 @@ pub struct Key {
     pub id: Name,
     /// Of the key's bytes.
     pub sha256: Digest,
+    /// When it ends; None: with its place here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+/// A tenant's key that stands apart from the tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedKey {
+    /// Whose it is.
+    pub tenant: Name,
+    /// Tells it from the tenant's others.
+    pub id: Name,
+    /// Of the key's bytes.
+    pub sha256: Digest,
+    /// When it ends; None: with its place here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+/// The end of a key, whoever has it and wherever it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoked {
+    /// Which key, for people.
+    pub key: String,
+    /// Of the key's bytes.
+    pub sha256: Digest,
+    /// From when on nobody is let in with it.
+    pub at: Moment,
 }
 
 /// What a tenant may take; None: no limit.

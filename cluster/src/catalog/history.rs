@@ -6,7 +6,7 @@ use std::time::Duration;
 use penstock_proto::time::unix_now;
 use serde::{Deserialize, Serialize};
 
-use super::{Catalog, Invalid, Source};
+use super::{Catalog, Draft, Invalid, Refused, Source};
 use crate::store::{self, Entry, Expect, Key, Outcome, Prefix, Store, Txn};
 
 /// The newest version.
@@ -26,6 +26,20 @@ impl Number {
     /// The number; the first is 1.
     pub const fn get(self) -> u64 {
         self.0
+    }
+
+    /// A version by its number.
+    ///
+    /// # Errors
+    ///
+    /// None for 0, which no version has.
+    pub const fn new(number: u64) -> Option<Self> {
+        if number == 0 { None } else { Some(Self(number)) }
+    }
+
+    /// The one before it; None for the first.
+    pub(super) fn before(self) -> Option<Self> {
+        Self::new(self.0 - 1)
     }
 
     fn key(self) -> Key {
@@ -82,6 +96,12 @@ pub enum Error {
     /// It is not kept, or was never there.
     #[error("version {0} of the catalogue is not there")]
     NoVersion(Number),
+    /// What was to be issued cannot be.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// What was given is not valid.
+    #[error("the catalogue is not valid:\n{0}")]
+    Given(Invalid),
     /// What is stored is not valid for this build.
     #[error("the stored catalogue is not valid here: {0}")]
     Invalid(#[from] Invalid),
@@ -101,19 +121,33 @@ impl Error {
         match self {
             Self::Store(error) => error.retryable(),
             Self::Raced => true,
-            Self::TooLarge { .. } | Self::NoEarlier | Self::NoVersion(_) | Self::Invalid(_) | Self::Corrupt { .. } => {
-                false
-            }
+            Self::TooLarge { .. }
+            | Self::NoEarlier
+            | Self::NoVersion(_)
+            | Self::Refused(_)
+            | Self::Given(_)
+            | Self::Invalid(_)
+            | Self::Corrupt { .. } => false,
         }
     }
 }
 
 /// A version as it is stored: the text, so that lines and comments stay the operator's.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    number: Number,
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Stored {
+    pub(super) number: Number,
     origin: Origin,
-    sources: Vec<Source>,
+    /// The version that first had these files, where it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    files: Option<Number>,
+    pub(super) sources: Vec<Source>,
+}
+
+impl Stored {
+    /// The version that first had these files.
+    pub(super) fn files(&self) -> Number {
+        self.files.unwrap_or(self.number)
+    }
 }
 
 /// Makes `catalog` the newest version, as a whole or not at all, in the name of `by`.
@@ -123,27 +157,37 @@ struct Stored {
 /// [`Error::Raced`] where another one came first. After a retryable [`Error::Store`] it is open whether it was applied.
 pub async fn apply(store: &dyn Store, catalog: &Catalog, by: &str) -> Result<Number, Error> {
     let current = current(store).await?;
-    commit(store, current.as_ref(), catalog.sources(), Origin { by: by.to_owned(), at: unix_now(), restored: None })
-        .await
+    let origin = Origin { by: by.to_owned(), at: unix_now(), restored: None };
+    commit(store, current.as_ref(), (catalog.sources(), None), origin).await
 }
 
-/// Brings back the content before the newest, as a new version. Doing it again goes further back.
+/// Brings back the files before the newest ones, as a new version. Doing it again goes further back.
 ///
 /// # Errors
 ///
-/// [`Error::NoEarlier`] at the first version, [`Error::NoVersion`] where history does not reach that far, [`Error::Invalid`]
-/// where what was valid then is no longer; otherwise as [`apply`].
+/// As [`Draft::of_earlier`] and [`Draft::commit`].
 pub async fn rollback(store: &dyn Store, by: &str) -> Result<Number, Error> {
-    let (entry, newest) = current(store).await?.ok_or(Error::NoEarlier)?;
-    let content = newest.origin.restored.unwrap_or(newest.number);
-    let earlier = Number(content.0 - 1);
-    if earlier.0 == 0 {
-        return Err(Error::NoEarlier);
+    Draft::of_earlier(store).await?.commit(store, by).await
+}
+
+/// How the newest versions came to be, at most `limit` of them, the newest first.
+///
+/// # Errors
+///
+/// [`Error::Store`], [`Error::Corrupt`].
+pub async fn versions(store: &dyn Store, limit: usize) -> Result<Vec<(Number, Origin)>, Error> {
+    let mut versions = Vec::new();
+    let mut next = current(store).await?.map(|(_, stored)| stored);
+    while let Some(Stored { number, origin, .. }) = next
+        && versions.len() < limit
+    {
+        versions.push((number, origin));
+        next = match number.before() {
+            Some(number) => version(store, number).await?,
+            None => None,
+        };
     }
-    let before = version(store, earlier).await?.ok_or(Error::NoVersion(earlier))?;
-    Catalog::read(before.sources.clone())?;
-    let origin = Origin { by: by.to_owned(), at: unix_now(), restored: Some(earlier) };
-    commit(store, Some(&(entry, newest)), &before.sources, origin).await
+    Ok(versions)
 }
 
 /// A version of the catalogue, the newest where `number` is None; None where nothing was ever applied.
@@ -165,11 +209,11 @@ pub(super) fn decode(entry: &Entry) -> Result<Arc<Applied>, Error> {
 }
 
 fn read(stored: Stored) -> Result<Applied, Error> {
-    let Stored { number, origin, sources } = stored;
+    let Stored { number, origin, files: _, sources } = stored;
     Ok(Applied { number, origin, catalog: Catalog::read(sources)? })
 }
 
-async fn current(store: &dyn Store) -> Result<Option<(Entry, Stored)>, Error> {
+pub(super) async fn current(store: &dyn Store) -> Result<Option<(Entry, Stored)>, Error> {
     match store.get(&Key::new(CURRENT)).await? {
         None => Ok(None),
         Some(entry) => {
@@ -179,7 +223,7 @@ async fn current(store: &dyn Store) -> Result<Option<(Entry, Stored)>, Error> {
     }
 }
 
-async fn version(store: &dyn Store, number: Number) -> Result<Option<Stored>, Error> {
+pub(super) async fn version(store: &dyn Store, number: Number) -> Result<Option<Stored>, Error> {
     store.get(&number.key()).await?.as_ref().map(parse).transpose()
 }
 
@@ -193,14 +237,15 @@ fn parse(entry: &Entry) -> Result<Stored, Error> {
     }
 }
 
-async fn commit(
+/// Stores sources, and the version whose files they have where it is not this one.
+pub(super) async fn commit(
     store: &dyn Store,
     before: Option<&(Entry, Stored)>,
-    sources: &[Source],
+    (sources, files): (&[Source], Option<Number>),
     origin: Origin,
 ) -> Result<Number, Error> {
     let number = Number(before.map_or(0, |(_, stored)| stored.number.0) + 1);
-    let stored = Stored { number, origin, sources: sources.to_vec() };
+    let stored = Stored { number, origin, files, sources: sources.to_vec() };
     let value = serde_json::to_vec(&stored).expect("a stored catalogue has only strings as keys");
     if value.len() > BYTES_LIMIT {
         return Err(Error::TooLarge { bytes: value.len() });

@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ pub enum InvalidWord {
     /// Not a time.
     #[error("{0:?} is no time: a whole number and ms, s, m, h or d is, such as 10m")]
     Time(String),
+    /// Not a point in time.
+    #[error("{0:?} is no point in time: one such as 2026-12-31T18:00:00Z is")]
+    Moment(String),
     /// Not a digest.
     #[error("this is no SHA-256: 64 hexadecimal digits are; a key itself never stands in a catalogue")]
     Digest,
@@ -86,6 +90,13 @@ impl fmt::Debug for Name {
 impl TryFrom<String> for Name {
     type Error = InvalidWord;
     fn try_from(name: String) -> Result<Self, InvalidWord> {
+        Self::new(name)
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidWord;
+    fn from_str(name: &str) -> Result<Self, InvalidWord> {
         Self::new(name)
     }
 }

@@ -34,7 +34,10 @@ pub(super) fn read(sources: Vec<Source>) -> Result<Catalog, Invalid> {
 }
 
 fn add(catalog: &mut Catalog, document: Document, file: &Arc<str>, problems: &mut Vec<Problem>) {
-    let Document { tenants, upstreams, operators, issuers, models, adapters, routes, detectors } = document;
+    let Document { tenants, keys, revoked, upstreams, operators, issuers, models, adapters, routes, detectors } =
+        document;
+    catalog.keys.extend(keys.into_iter().map(|key| placed(file, key)));
+    catalog.revoked.extend(revoked.into_iter().map(|revoked| placed(file, revoked)));
     let mut place = Place { file, problems };
     place.all("tenant", tenants, &mut catalog.tenants, |it: &Tenant| &it.name);
     place.all("upstream", upstreams, &mut catalog.upstreams, |it: &Upstream| &it.name);
@@ -44,6 +47,10 @@ fn add(catalog: &mut Catalog, document: Document, file: &Arc<str>, problems: &mu
     place.all("adapter", adapters, &mut catalog.adapters, |it: &Adapter| &it.name);
     place.all("route", routes, &mut catalog.routes, |it: &Route| &it.name);
     place.all("detector", detectors, &mut catalog.detectors, |it: &Detector| &it.name);
+}
+
+fn placed<T>(file: &Arc<str>, Lined { line, value }: Lined<T>) -> Placed<T> {
+    Placed { at: At { file: Arc::clone(file), line }, value }
 }
 
 struct Place<'a> {

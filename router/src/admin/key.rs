@@ -1,4 +1,5 @@
-//! The admin key: 256 random bits in a file that only its owner reads. It is never logged.
+//! What opens the admin port: the router's own key, 256 random bits in a file that only its owner reads, or an operator's,
+//! which the operator keeps in such a file. Neither is ever logged.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 use http::HeaderValue;
 use sha2::{Digest as _, Sha256};
 use tempfile::{NamedTempFile, PersistError};
+
+use crate::tenant::PREFIX;
 
 /// Hex digits of a key.
 const DIGITS: usize = 64;
@@ -30,7 +33,8 @@ pub enum KeyError {
     },
     /// The file holds something else.
     #[error(
-        "the admin key {}: it does not hold {DIGITS} hex digits; a router makes a new one where there is no file",
+        "the admin key {}: it holds neither {DIGITS} hex digits nor an operator's {PREFIX}…; a router makes a new one where \
+         there is no file",
         path.display()
     )]
     Malformed {
@@ -44,7 +48,8 @@ impl AdminKey {
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let text = std::fs::read_to_string(path).map_err(|source| KeyError::File { path: path.to_owned(), source })?;
         let key = text.trim();
-        if key.len() != DIGITS || !key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let digits = key.strip_prefix(PREFIX).unwrap_or(key);
+        if digits.len() != DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(KeyError::Malformed { path: path.to_owned() });
         }
         Ok(Self(key.to_owned()))
@@ -64,7 +69,7 @@ impl AdminKey {
 
     /// What a client sends as `authorization`.
     pub fn header(&self) -> HeaderValue {
-        let mut value = HeaderValue::from_str(&format!("{BEARER}{}", self.0)).expect("hex digits are visible");
+        let mut value = HeaderValue::from_str(&format!("{BEARER}{}", self.0)).expect("letters and digits are visible");
         value.set_sensitive(true);
         value
     }

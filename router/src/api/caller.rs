@@ -85,12 +85,12 @@ impl Api {
         let name = if is_jwt(presented) {
             book.issuers().verify(presented).await?.tenant
         } else {
-            match book.keys().find(presented) {
-                Some(Holder::Tenant { name, .. }) => name.clone(),
-                Some(Holder::Operator { .. }) => {
+            match book.keys().find(presented, penstock_proto::time::unix_now()) {
+                Ok(Holder::Tenant { name, .. }) => name.clone(),
+                Ok(Holder::Operator { .. }) => {
                     return Err(unauthenticated("this is an operator's key, which opens the admin port alone"));
                 }
-                None => return Err(unauthenticated("nobody has this key; it may have been revoked")),
+                Err(refused) => return Err(unauthenticated(&refused.to_string())),
             }
         };
         let tenant = &book.catalog().tenants[&name];
@@ -133,6 +133,9 @@ impl Api {
         if let Some(class) = tenant.and_then(|tenant| tenant.tasks.get(&head.task)) {
             classed.raise(Raiser::Task, *class);
         }
+        let session = head.session.as_deref();
+        let recorded = session.and_then(|session| self.rulings.session_class(caller.tenant.as_str(), session));
+        recorded.iter().for_each(|class| classed.raise(Raiser::Session, *class));
         classed.raise_by(&findings.found);
         if let Some(place) = findings.opaque {
             classed.raise(Raiser::Opaque { place }, DataClass::Restricted);

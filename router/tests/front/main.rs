@@ -8,6 +8,7 @@ mod bad_input;
 mod grpc;
 mod limits;
 mod openai;
+mod operators;
 mod ops;
 mod responses;
 mod rules;

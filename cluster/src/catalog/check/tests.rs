@@ -139,7 +139,7 @@ fn what_is_hardly_meant_is_warned_of() {
             "",
             "nobody can be it",
         ),
-        (4, "https://api", "http://api", "goes in the clear"),
+        (4, "url: https://api", "insecure: true, url: http://api", "goes in the clear"),
         (11, "[assistant, ", "[", "no tenant may ask for route assistant"),
     ] {
         let catalog = read(&change(BASE, before, after, line)).unwrap();
