@@ -44,15 +44,12 @@ fn key(id: &str, end: Option<Duration>) -> (String, Option<Duration>) {
 #[test]
 fn a_tenant_is_made_with_its_first_key_and_the_files_stay_as_they_are() {
     let before = catalog(vec![file(FILE)]);
-    let class = Some(DataClass::Public);
+    let (public, class) = (DataClass::Public, Some(DataClass::Public));
     let models = vec!["small-*".to_owned()];
     let made = after(&before, &Edit::CreateTenant { name: name("web"), class, models, sha256: digest("a") });
     assert_eq!(made.sources()[0], before.sources()[0]);
     let web = &made.tenants["web"];
-    assert_eq!(
-        (web.class, web.models[0].matches("small-1"), web.at.to_string()),
-        (class.unwrap(), true, "issued:3".into())
-    );
+    assert_eq!((web.class, web.models[0].matches("small-1"), web.at.to_string()), (public, true, "issued:3".into()));
     assert_eq!(keys(&made, "web"), [key("k1", None)]);
     assert_eq!(made.tenant_keys()["web"][0].sha256, digest("a"));
 
