@@ -50,7 +50,7 @@ bench-engine: build test-tools test-model target/bench/engine/.ready ## beside l
 bench-router: build test-tools target/bench/router/.ready ## beside SMG and vllm-router, the same scripted engines
 	target/bench/router/bin/python bench/router.py --etcd $(VENV)/bin/etcd
 
-bench-external: build test-tools target/bench/router/.ready ## the path to upstreams, keys and rules on, beside SMG and vllm-router
+bench-external: build test-tools target/bench/router/.ready ## the path to upstreams, keys and rules on, beside SMG, vllm-router and Envoy
 	target/bench/router/bin/python bench/external.py --etcd $(VENV)/bin/etcd
 
 # llama.cpp is compiled for this machine: about ten minutes on 2 cores, once.
