@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "this crate exists to hold it")]
 
 pub mod attention;
+pub mod codec;
 mod config;
 mod cpu;
 mod format;

@@ -8,22 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::isa::Isa;
 
-const FORMATS: [Format; 14] = [
-    Format::F32,
-    Format::F16,
-    Format::Bf16,
-    Format::Q4_0,
-    Format::Q4_1,
-    Format::Q5_0,
-    Format::Q5_1,
-    Format::Q8_0,
-    Format::Q2K,
-    Format::Q3K,
-    Format::Q4K,
-    Format::Q5K,
-    Format::Q6K,
-    Format::Q8K,
-];
+const FORMATS: [Format; 14] = Format::ALL;
 
 /// Even noise in -1..1, the same on every run.
 fn noise(seed: u64, len: usize) -> Vec<f32> {
