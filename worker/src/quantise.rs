@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use penstock_engine::weights::{self, Draft, Entry, Folder, Weights};
-use penstock_kernels::Format;
+use penstock_engine::weights::{self, Draft, Entry, Folder, Format, Weights};
 use serde::Serialize;
 
 use crate::tokenizer;

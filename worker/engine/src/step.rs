@@ -291,8 +291,7 @@ impl Stepper {
                 turn.draw(logits, &self.scratch);
             }
         };
-        let executed =
-            self.runner.execute_into(&self.batch, &take).map_err(|runner::Error::Device(reason)| reason)?;
+        let executed = self.runner.execute_into(&self.batch, &take).map_err(|runner::Error::Device(reason)| reason)?;
         let mut turns = turns.into_iter();
         let mut outcomes = Vec::with_capacity(plan.chunks.len());
         for chunk in &plan.chunks {

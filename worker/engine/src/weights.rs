@@ -7,8 +7,8 @@ mod safetensors;
 mod summary;
 
 pub use draft::{Draft, Entry, Written};
-pub use safetensors::Folder;
 pub use metadata::{Metadata, Value};
+pub use safetensors::Folder;
 pub use summary::Summary;
 
 use std::cell::RefCell;
@@ -17,7 +17,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use penstock_kernels::{Format, Mapped, Matrix};
+pub use penstock_kernels::Format;
+use penstock_kernels::{Mapped, Matrix};
 
 /// Why a model file cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -108,7 +108,8 @@ impl Random {
 /// Probes half of which the victim has used, in a random order. Both halves have the same lengths.
 fn probes(random: &mut Random) -> Vec<(Vec<TokenId>, bool)> {
     let lengths: Vec<u32> = (0..PROBES / 2).map(|_| 40 + random.below(360)).collect();
-    let mut probes: Vec<_> = [true, false].into_iter().flat_map(|used| lengths.iter().map(move |&l| (l, used))).collect();
+    let mut probes: Vec<_> =
+        [true, false].into_iter().flat_map(|used| lengths.iter().map(move |&l| (l, used))).collect();
     for i in (1..probes.len()).rev() {
         probes.swap(i, random.below(i as u32 + 1) as usize);
     }
@@ -120,7 +121,16 @@ fn area(seen: &[(Seen, bool)], score: impl Fn(&Seen) -> f64) -> f64 {
     let of = |used: bool| seen.iter().filter(move |(_, was)| *was == used).map(|(seen, _)| score(seen));
     let pairs = of(true).flat_map(|a| of(false).map(move |b| (a, b)));
     let (wins, count) = pairs.fold((0.0, 0), |(wins, count), (a, b)| {
-        (wins + if a < b { 1.0 } else if a == b { 0.5 } else { 0.0 }, count + 1)
+        (
+            wins + if a < b {
+                1.0
+            } else if a == b {
+                0.5
+            } else {
+                0.0
+            },
+            count + 1,
+        )
     });
     wins / f64::from(count)
 }

@@ -89,7 +89,9 @@ mod tests {
             let mut cpu = Cpu::new(NonZeroUsize::new(threads).unwrap(), Isa::Scalar);
             for count in [0, 1, 2, 7, 40] {
                 let mut rows = vec![0.0; count * 3];
-                cpu.each_row(&mut rows, 3, &|row, values| values.iter_mut().for_each(|value| *value += row as f32 + 1.0));
+                cpu.each_row(&mut rows, 3, &|row, values| {
+                    values.iter_mut().for_each(|value| *value += row as f32 + 1.0)
+                });
                 let expected: Vec<f32> = (0..count * 3).map(|i| (i / 3 + 1) as f32).collect();
                 assert_eq!(rows, expected, "{threads} threads");
             }

@@ -111,7 +111,9 @@ impl Files {
 
 fn json(folder: &Path, name: &str) -> Result<Option<Value>, Error> {
     match std::fs::read(folder.join(name)) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Broken(format!("{name}: {error}"))),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Broken(format!("{name}: {error}")))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::Broken(format!("{name}: {error}"))),
     }

@@ -67,12 +67,7 @@ impl<'a> Work<'a> {
     /// # Safety
     /// Nobody writes the pool meanwhile.
     #[inline(always)]
-    pub(super) unsafe fn attend<L: Lanes>(
-        &mut self,
-        pool: &Layer<'_>,
-        blocks: &[u32],
-        window: Option<NonZeroUsize>,
-    ) {
+    pub(super) unsafe fn attend<L: Lanes>(&mut self, pool: &Layer<'_>, blocks: &[u32], window: Option<NonZeroUsize>) {
         let end = self.start + self.rows;
         // Of the row at `position`, the first that it sees.
         let first = |position: usize| window.map_or(0, |window| (position + 1).saturating_sub(window.get()));
@@ -216,12 +211,7 @@ impl<'a> Work<'a> {
     }
 
     #[inline(always)]
-    fn weigh_pairs<L: Lanes, const N: usize>(
-        &mut self,
-        values: &[u16],
-        seen: Range<usize>,
-        first: usize,
-    ) -> usize {
+    fn weigh_pairs<L: Lanes, const N: usize>(&mut self, values: &[u16], seen: Range<usize>, first: usize) -> usize {
         let columns = self.heads.size / LANES;
         let mut column = 0;
         while column < columns {

@@ -167,13 +167,9 @@ impl Kind {
             }
             Self::Q8_0 => bytes[2 + i] ^ 0x80,
             Self::Q2K => bytes[16 + block / 4 * 32 + i] >> (block % 4 * 2) & 3,
-            Self::Q3K => {
-                bytes[32 + block / 4 * 32 + i] >> (block % 4 * 2) & 3 | (bytes[i] >> block & 1) << 2
-            }
+            Self::Q3K => bytes[32 + block / 4 * 32 + i] >> (block % 4 * 2) & 3 | (bytes[i] >> block & 1) << 2,
             Self::Q4K => bytes[16 + block / 2 * 32 + i] >> (block % 2 * 4) & 15,
-            Self::Q5K => {
-                bytes[48 + block / 2 * 32 + i] >> (block % 2 * 4) & 15 | (bytes[16 + i] >> block & 1) << 4
-            }
+            Self::Q5K => bytes[48 + block / 2 * 32 + i] >> (block % 2 * 4) & 15 | (bytes[16 + i] >> block & 1) << 4,
             Self::Q6K => {
                 let (half, quarter) = (block / 4, block % 4);
                 let low = bytes[64 * half + quarter % 2 * 32 + i] >> (quarter / 2 * 4) & 15;
