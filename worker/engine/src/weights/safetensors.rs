@@ -269,3 +269,92 @@ fn gguf_name(name: &str) -> Option<String> {
     };
     Some(format!("blk.{}.{part}.weight", layer.parse::<u32>().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const CONFIG: &str = r#"{"model_type":"llama","hidden_size":32,"intermediate_size":32,"num_hidden_layers":1,"vocab_size":2,
+        "num_attention_heads":2,"max_position_embeddings":64,"rms_norm_eps":1e-5}"#;
+
+    /// A folder that goes away with its owner.
+    struct Temp(PathBuf);
+
+    impl Temp {
+        fn new(config: &str, tensors: &[u8]) -> Self {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let name = format!("penstock-folder-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("config.json"), config).unwrap();
+            std::fs::write(path.join("model.safetensors"), tensors).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Temp {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let len = (header.len() as u64).to_le_bytes();
+        [&len[..], header.as_bytes(), &vec![0; data]].concat()
+    }
+
+    fn refused(config: &str, tensors: &[u8]) -> String {
+        let temp = Temp::new(config, tensors);
+        let found = Folder::open(&temp.0).and_then(|folder| folder.draft().map(|_| ()));
+        found.expect_err("it is refused").to_string()
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        let header =
+            r#"{"__metadata__":{"format":"pt"},"model.norm.weight":{"dtype":"BF16","shape":[32],"data_offsets":[0,64]}}"#;
+        let whole = file(header, 64);
+        let temp = Temp::new(CONFIG, &whole);
+        assert!(Folder::open(&temp.0).unwrap().draft().is_ok());
+        for len in 1..whole.len() {
+            refused(CONFIG, &whole[..len]);
+        }
+        let wrong = [
+            (r#"{"x":{"dtype":"BF16","shape":[32],"data_offsets":[0,62]}}"#, "another size"),
+            (r#"{"x":{"dtype":"BF16","shape":[32],"data_offsets":[64,0]}}"#, "outside the file"),
+            (r#"{"x":{"dtype":"BF16","shape":[32],"data_offsets":[18446744073709551615,1]}}"#, "outside the file"),
+            (r#"{"x":{"dtype":"BF16","shape":[4294967296,4294967296],"data_offsets":[0,64]}}"#, "another size"),
+            (r#"{"x":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}}"#, "another size"),
+            (r#"{"x":{"dtype":"I8","shape":[64],"data_offsets":[0,64]}}"#, "F32, F16 and BF16"),
+            (r#"{"x":{"dtype":"BF16","data_offsets":[0,64]}}"#, "without shape"),
+            (r#"{"x":{"dtype":"BF16","shape":[32],"data_offsets":[0,64]}}"#, "does not use: \"x\""),
+            ("[]", "no object"),
+        ];
+        for (header, expected) in wrong {
+            let error = refused(CONFIG, &file(header, 64));
+            assert!(error.contains(expected), "{header}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_llama_is_refused() {
+        let tensors = file(r#"{"model.norm.weight":{"dtype":"BF16","shape":[32],"data_offsets":[0,64]}}"#, 64);
+        let wrong = [
+            (r#""model_type":"llama""#, r#""model_type":"qwen2""#, "qwen2"),
+            (r#""vocab_size":2"#, r#""vocab_size":0"#, "vocab_size"),
+            (r#""vocab_size":2"#, r#""vocab_size":2,"hidden_act":"gelu""#, "gelu"),
+            (r#""vocab_size":2"#, r#""vocab_size":2,"attention_bias":true"#, "attention_bias"),
+            (r#""vocab_size":2"#, r#""vocab_size":2,"rope_scaling":{"type":"yarn"}"#, "yarn"),
+            (r#""vocab_size":2"#, r#""vocab_size":2,"rope_parameters":{"rope_type":"llama3"}"#, "rope_scaling.factor"),
+            (r#""num_attention_heads":2"#, r#""num_attention_heads":64"#, "head_dim"),
+            (r#""rms_norm_eps":1e-5"#, r#""rms_norm_eps":null"#, "rms_norm_eps"),
+            ("{", "", "no JSON"),
+        ];
+        for (from, to, expected) in wrong {
+            let error = refused(&CONFIG.replacen(from, to, 1), &tensors);
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+    }
+}
