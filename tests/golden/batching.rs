@@ -130,9 +130,26 @@ fn together_is_as_alone() {
         let alone = read(roomy.submit(submission).expect("it is taken"), max_tokens, &Progress::default());
         assert_eq!(alone, *together, "sequence {n}");
     }
-    let stats = roomy.stats();
-    assert_eq!(stats.preemptions, 0);
-    assert!(stats.cached_tokens > 0, "no prompt began as another one: nothing is shown of prefix hits");
+    assert_eq!(roomy.stats().preemptions, 0);
+}
+
+#[test]
+fn a_cached_prefix_changes_no_token() {
+    let prompts = golden_json("logits.json");
+    let prompts = prompts.as_array().expect("a list").iter().map(|prompt| ids(&prompt["tokens"]));
+    let prompt = prompts.into_iter().find(|prompt| prompt.len() > 140).expect("a long prompt");
+    let asked = |length: usize| {
+        let sampling = SamplingParams { seed: 3, max_tokens: 24, ..SamplingParams::default() };
+        Submission { prompt: prompt[..length].to_vec(), sampling, ..submissions().remove(0) }
+    };
+    let ask =
+        |engine: &Engine, length| read(engine.submit(asked(length)).expect("it is taken"), 24, &Progress::default());
+    let warm = start(64, 512);
+    for length in [100, 141, 100, 70] {
+        assert_eq!(ask(&warm, length), ask(&start(64, 512), length), "{length} tokens");
+    }
+    // Of 141, 100 and 70 tokens: all whole blocks that an earlier one had.
+    assert_eq!(warm.stats().cached_tokens, 96 + 96 + 64);
 }
 
 /// A prompt as several steps of so many rows, in blocks from `first` on, with others beside it.
@@ -169,7 +186,8 @@ fn last_logits(prompt: &[u32], feed: &Feed) -> Vec<u32> {
 #[test]
 fn logits_have_the_same_bits_however_they_are_computed() {
     let prompts = golden_json("logits.json");
-    let prompt = prompts.as_array().and_then(|prompts| prompts.iter().map(|p| ids(&p["tokens"])).find(|p| p.len() > 140));
+    let prompt =
+        prompts.as_array().and_then(|prompts| prompts.iter().map(|p| ids(&p["tokens"])).find(|p| p.len() > 140));
     let prompt = &prompt.expect("a long prompt")[..141];
     let whole = Feed { threads: 2, steps: vec![141], first: 0, beside: 0 };
     let expected = last_logits(prompt, &whole);

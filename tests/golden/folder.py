@@ -32,7 +32,7 @@ for layer in range(LAYERS):
     for part, rows, cols in [("self_attn.q_proj", HEADS * SIZE, WIDTH), ("self_attn.k_proj", KV * SIZE, WIDTH), ("self_attn.v_proj", KV * SIZE, WIDTH),
                              ("self_attn.o_proj", WIDTH, HEADS * SIZE), ("mlp.gate_proj", INNER, WIDTH), ("mlp.up_proj", INNER, WIDTH),
                              ("mlp.down_proj", WIDTH, INNER)]:
-        W[f"{name}{part}.weight"] = bf16(rows, cols)
+        W[f"{name}{part}.weight"] = bf16(rows, cols, scale=0.12)
 
 
 def norm(x, weight):

@@ -114,7 +114,7 @@ fn a_file_in_another_format_says_nearly_the_same_and_keeps_its_text() {
     let temp = temp();
     let tokens = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198];
     let reference = run(&model_path(), &tokens);
-    for (to, bound) in [("q8_0", 0.02), ("q5_1", 0.1)] {
+    for (to, bound) in [("q8_0", 0.04), ("q5_1", 0.4)] {
         let out = temp.path().join(format!("{to}.gguf"));
         let written = quantise(&model_path(), &out, to).expect("it is written");
         assert_eq!(written.size, std::fs::metadata(&out).expect("a file").len());

@@ -1,5 +1,6 @@
 //! Model files in another format: GGUF or a Hugging Face folder in, GGUF out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use penstock_engine::weights::{self, Draft, Entry, Folder, Format, Weights};
@@ -15,7 +16,7 @@ pub struct Quantised {
     /// Its bytes.
     pub size: u64,
     /// Elements in each format.
-    pub elements: Vec<(String, u64)>,
+    pub elements: BTreeMap<String, u64>,
 }
 
 /// Why nothing was written.

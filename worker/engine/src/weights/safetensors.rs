@@ -313,8 +313,7 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_an_error() {
-        let header =
-            r#"{"__metadata__":{"format":"pt"},"model.norm.weight":{"dtype":"BF16","shape":[32],"data_offsets":[0,64]}}"#;
+        let header = r#"{"__metadata__":{"format":"pt"},"model.norm.weight":{"dtype":"BF16","shape":[32],"data_offsets":[0,64]}}"#;
         let whole = file(header, 64);
         let temp = Temp::new(CONFIG, &whole);
         assert!(Folder::open(&temp.0).unwrap().draft().is_ok());
