@@ -1,10 +1,10 @@
 //! `penstock model`: model files on this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use penstock_worker::artifact::{Artifact, Cache, Digest, Pull};
-use penstock_worker::{Inspection, Model, config, progress};
+use penstock_worker::{Inspection, Model, config, progress, quantise};
 
 use crate::Global;
 use crate::fault::Fault;
@@ -33,6 +33,24 @@ Examples:
     /// Lists the model files that are here
     #[command(after_help = "Example:\n  penstock model list -o json")]
     List,
+    /// Writes a model file in another format
+    #[command(after_help = "\
+Examples:
+  penstock model quantize smollm2-135m smollm2.Q8_0.gguf --to q8_0
+  penstock model quantize ./SmolLM2-135M smollm2.Q4_1.gguf --to q4_1       (a folder of config.json and safetensors)
+
+Types: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k. Embeddings and the output head keep 8 bits
+at least. Rows that have no whole number of a K type's blocks get the next type of 32: q4_0, q5_0, q5_1 or q8_0. What a
+quantised file has lost is not found again: start from f16 or bf16 where you can.")]
+    Quantize {
+        /// A name that `model list` shows, a GGUF file, or a folder with the safetensors of a Llama
+        model: String,
+        /// The file to write; it must not be there
+        out: PathBuf,
+        /// The type of the matrices
+        #[arg(long, value_name = "TYPE")]
+        to: String,
+    },
     /// Says what a model file is and what it needs in memory
     #[command(after_help = "Example:\n  penstock model inspect smollm2-135m")]
     Inspect {
@@ -54,6 +72,7 @@ pub(crate) async fn run(command: ModelCommand, global: &Global) -> Result<(), Fa
             let artifacts = cache.list().map_err(Fault::failed)?;
             print(&artifacts, format, || output::json(&artifacts))
         }
+        ModelCommand::Quantize { model, out, to } => quantize(&cache, &model, &out, to, format).await,
         ModelCommand::Inspect { model } => about(&inspect(&cache, &model).await?, format),
     }
 }
@@ -89,6 +108,24 @@ async fn inspect(cache: &Cache, word: &str) -> Result<Inspection, Fault> {
     let artifact = cache.obtain(word, &progress::bar(word)).await.map_err(Fault::bad_input)?;
     let (model, _) = Model::open(artifact).map_err(Fault::bad_input)?;
     Ok(model.inspect())
+}
+
+async fn quantize(cache: &Cache, word: &str, out: &Path, to: String, format: Format) -> Result<(), Fault> {
+    let source = if Path::new(word).exists() {
+        PathBuf::from(word)
+    } else {
+        let here = cache.list().map_err(Fault::failed)?.into_iter().find(|artifact| artifact.name == word);
+        here.ok_or_else(|| Fault::bad_input(unknown(cache, word)))?.path
+    };
+    let target = out.to_owned();
+    let work = tokio::task::spawn_blocking(move || quantise::quantise(&source, &target, &to));
+    let written = work.await.map_err(Fault::failed)?.map_err(Fault::bad_input)?;
+    if format == Format::Json {
+        return output::json(&written);
+    }
+    let size = ["file".to_owned(), format!("{}, {}", written.path.display(), output::bytes(written.size))];
+    let rows = written.elements.into_iter().map(|(format, count)| [format, format!("{:.1} M", count as f64 / 1e6)]);
+    output::table(["", ""], &std::iter::once(size).chain(rows).collect::<Vec<_>>())
 }
 
 fn print(artifacts: &[Artifact], format: Format, json: impl Fn() -> Result<(), Fault>) -> Result<(), Fault> {

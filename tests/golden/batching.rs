@@ -1,10 +1,12 @@
 //! Many sequences at once give what each gives alone, to the bit.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use penstock_engine::runner::{CandleRunner, KvSize, Options};
+use penstock_engine::batch::{BLOCK_TOKENS, Batch, BlockId};
+use penstock_engine::runner::{CandleRunner, KvSize, ModelRunner, Options};
 use penstock_engine::{
     Config, Engine, Event, Events, FinishReason, PrefixScope, Priority, SamplingParams, Submission, Tenant,
 };
@@ -129,4 +131,76 @@ fn together_is_as_alone() {
         assert_eq!(alone, *together, "sequence {n}");
     }
     assert_eq!(roomy.stats().preemptions, 0);
+}
+
+#[test]
+fn a_cached_prefix_changes_no_token() {
+    let prompts = golden_json("logits.json");
+    let prompts = prompts.as_array().expect("a list").iter().map(|prompt| ids(&prompt["tokens"]));
+    let prompt = prompts.into_iter().find(|prompt| prompt.len() > 140).expect("a long prompt");
+    let asked = |length: usize| {
+        let sampling = SamplingParams { seed: 3, max_tokens: 24, ..SamplingParams::default() };
+        Submission { prompt: prompt[..length].to_vec(), sampling, ..submissions().remove(0) }
+    };
+    let ask =
+        |engine: &Engine, length| read(engine.submit(asked(length)).expect("it is taken"), 24, &Progress::default());
+    let warm = start(64, 512);
+    for length in [100, 141, 100, 70] {
+        assert_eq!(ask(&warm, length), ask(&start(64, 512), length), "{length} tokens");
+    }
+    // Of 141, 100 and 70 tokens: all whole blocks that an earlier one had.
+    assert_eq!(warm.stats().cached_tokens, 96 + 96 + 64);
+}
+
+/// A prompt as several steps of so many rows, in blocks from `first` on, with others beside it.
+struct Feed {
+    threads: usize,
+    steps: Vec<usize>,
+    first: u32,
+    beside: usize,
+}
+
+/// Bits of the logits of the prompt's last row.
+fn last_logits(prompt: &[u32], feed: &Feed) -> Vec<u32> {
+    let threads = NonZeroUsize::new(feed.threads);
+    let options = Options { kv: KvSize::Blocks(64), threads, digest: "golden".to_owned() };
+    let mut runner = CandleRunner::load(&model_path(), &options).expect("the model loads");
+    let blocks: Vec<BlockId> = (feed.first..).take(prompt.len().div_ceil(BLOCK_TOKENS)).map(BlockId).collect();
+    let (mut start, mut last) = (0, Vec::new());
+    for rows in &feed.steps {
+        let end = (start + rows).min(prompt.len());
+        let mut batch = Batch::new();
+        batch.push(&prompt[start..end], start, &blocks, 1);
+        for other in 0..feed.beside as u32 {
+            batch.push(&[1000 + other, 2000 + other], 0, &[BlockId(63 - other)], 1);
+        }
+        let vocab_size = runner.shape().vocab_size;
+        last = runner.execute(&batch).expect("the step runs")[..vocab_size].iter().map(|l| l.to_bits()).collect();
+        start = end;
+    }
+    assert_eq!(start, prompt.len());
+    last
+}
+
+/// A prefix hit is a prompt whose first steps were another sequence's; a preempted one is read again into other blocks.
+#[test]
+fn logits_have_the_same_bits_however_they_are_computed() {
+    let prompts = golden_json("logits.json");
+    let prompt =
+        prompts.as_array().and_then(|prompts| prompts.iter().map(|p| ids(&p["tokens"])).find(|p| p.len() > 140));
+    let prompt = &prompt.expect("a long prompt")[..141];
+    let whole = Feed { threads: 2, steps: vec![141], first: 0, beside: 0 };
+    let expected = last_logits(prompt, &whole);
+    let feeds = [
+        Feed { threads: 1, ..whole },
+        Feed { threads: 3, steps: vec![128, 13], first: 7, beside: 3 },
+        Feed { threads: 2, steps: vec![32, 64, 44, 1], first: 20, beside: 15 },
+        Feed { threads: 2, steps: vec![1; 141], first: 2, beside: 0 },
+        Feed { threads: 4, steps: vec![7; 21], first: 0, beside: 7 },
+    ];
+    for feed in feeds {
+        let Feed { threads, first, beside, .. } = feed;
+        let same = last_logits(prompt, &feed) == expected;
+        assert!(same, "{threads} threads, {} steps, blocks from {first}, {beside} beside it", feed.steps.len());
+    }
 }

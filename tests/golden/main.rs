@@ -3,6 +3,7 @@
 
 mod batching;
 mod logits;
+mod quantise;
 mod templates;
 mod tokenizer;
 

@@ -9,6 +9,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod model;
 pub mod progress;
+pub mod quantise;
 mod rpc;
 mod scripted;
 pub mod tokenizer;

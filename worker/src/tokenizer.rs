@@ -2,6 +2,7 @@
 //! read. Nothing is encoded or decoded here.
 
 mod files;
+mod import;
 mod pretokenizer;
 mod vocabulary;
 
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use penstock_engine::weights::{self, Metadata};
 
 use crate::artifact::Digest;
+pub use import::metadata_of;
 use vocabulary::Vocabulary;
 
 /// Everything that a router must know of a model's text.

@@ -5,7 +5,10 @@ mod candle;
 pub use candle::{CandleRunner, KvSize, LoadError, Options};
 pub mod scripted;
 
+use std::time::Instant;
+
 use crate::batch::Batch;
+use crate::clock;
 
 /// What the engine must know of a runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,9 @@ pub enum Error {
     Device(String),
 }
 
+/// What takes a row of logits, and may overwrite it. It must not panic.
+pub type Take<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
 /// A device with a model's weights and a KV pool.
 ///
 /// What a row's logits are depends on its own sequence's tokens alone, to the bit: not on the other segments, on how
@@ -41,4 +47,14 @@ pub trait ModelRunner: Send {
     /// Runs one step: writes the batch's keys and values into the pool and returns the wanted logits, row-major
     /// `[batch.logit_rows(), vocab_size]`, in the order of the segments. The caller may overwrite them.
     fn execute(&mut self, batch: &Batch) -> Result<&mut [f32], Error>;
+
+    /// Runs one step and calls `take` once with the number and the logits of each wanted row, from as many threads as the
+    /// device has. Returns when the logits were there.
+    fn execute_into(&mut self, batch: &Batch, take: Take<'_>) -> Result<Instant, Error> {
+        let width = self.shape().vocab_size;
+        let logits = self.execute(batch)?;
+        let executed = clock::now();
+        logits.chunks_exact_mut(width).enumerate().for_each(|(row, logits)| take(row, logits));
+        Ok(executed)
+    }
 }

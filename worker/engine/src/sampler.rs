@@ -256,7 +256,7 @@ impl Sampler {
         if params.temperature == 0.0 {
             return Ok(select::first(logits, peak));
         }
-        select::weigh(logits, peak, params.temperature);
+        select::weigh(logits, peak, params.temperature, scratch);
         let filter = Filter { top_k: params.top_k, min_p: params.min_p, top_p: params.top_p };
         let random = philox::draw(params.seed, params.choice_index, self.outputs as u64);
         Ok(select::draw(logits, filter, random, scratch))

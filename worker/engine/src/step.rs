@@ -2,9 +2,10 @@
 //! It waits for commands and deadlines, never for a reader.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Instant;
 
 use crate::batch::{Batch, TokenId};
@@ -75,7 +76,8 @@ pub(crate) struct Stepper {
     door: Arc<Door>,
     board: Arc<Board>,
     batch: Batch,
-    scratch: Scratch,
+    /// One for each thread that draws, once there were as many.
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 /// What a chunk came to.
@@ -83,6 +85,24 @@ struct Outcome {
     id: SequenceId,
     rows: usize,
     drawn: Option<Result<Draw, Unsampleable>>,
+}
+
+/// A sequence's draw of this step, wherever it happens.
+struct Turn<'a> {
+    sampler: &'a mut Sampler,
+    drawn: Option<thread::Result<Result<Draw, Unsampleable>>>,
+}
+
+impl Turn<'_> {
+    /// A panic is kept for the engine's thread, which knows what to do: the runner's threads do not.
+    fn draw(&mut self, logits: &mut [f32], shared: &Mutex<Vec<Scratch>>) {
+        let spare = || shared.lock().ok();
+        let mut scratch = spare().and_then(|mut spare| spare.pop()).unwrap_or_default();
+        self.drawn = Some(catch_unwind(AssertUnwindSafe(|| self.sampler.sample(logits, &mut scratch))));
+        if let Some(mut spare) = spare() {
+            spare.push(scratch);
+        }
+    }
 }
 
 impl Stepper {
@@ -103,7 +123,7 @@ impl Stepper {
             door,
             board,
             batch: Batch::new(),
-            scratch: Scratch::default(),
+            scratch: Mutex::default(),
         }
     }
 
@@ -233,21 +253,7 @@ impl Stepper {
         let plan = self.scheduler.schedule();
         self.fill_batch(&plan, begin);
         let scheduled = clock::now();
-        let logits = self.runner.execute(&self.batch).map_err(|runner::Error::Device(reason)| reason)?;
-        let executed = clock::now();
-        let vocab_size = logits.len() / self.batch.logit_rows().max(1);
-        let mut logits = logits.chunks_exact_mut(vocab_size.max(1));
-        let mut outcomes = Vec::with_capacity(plan.chunks.len());
-        for chunk in &plan.chunks {
-            let drawn = if chunk.draws {
-                let row = logits.next().ok_or("the runner returned too few logits")?;
-                let stream = self.streams.get_mut(&chunk.id).expect("every sequence has its stream");
-                Some(stream.sampler.sample(row, &mut self.scratch))
-            } else {
-                None
-            };
-            outcomes.push(Outcome { id: chunk.id, rows: chunk.rows, drawn });
-        }
+        let (outcomes, executed) = self.execute(&plan)?;
         let sampled = clock::now();
         let kept = |outcome: &&Outcome| match &outcome.drawn {
             Some(Ok(drawn)) => !self.streams[&outcome.id].sampler.ends(drawn.token),
@@ -268,6 +274,37 @@ impl Stepper {
             output_tokens,
         });
         Ok(())
+    }
+
+    /// Runs the batch and draws, in the runner's threads. With the outcomes: when the logits were there.
+    fn execute(&mut self, plan: &Plan) -> Result<(Vec<Outcome>, Instant), String> {
+        let mut streams: BTreeMap<_, _> = self.streams.iter_mut().collect();
+        let drawing = plan.chunks.iter().filter(|chunk| chunk.draws);
+        let turns: Vec<_> = drawing
+            .map(|chunk| {
+                let stream = streams.remove(&chunk.id).expect("every sequence has its stream");
+                Mutex::new(Turn { sampler: &mut stream.sampler, drawn: None })
+            })
+            .collect();
+        let take = |row: usize, logits: &mut [f32]| {
+            if let Some(Ok(mut turn)) = turns.get(row).map(Mutex::lock) {
+                turn.draw(logits, &self.scratch);
+            }
+        };
+        let executed = self.runner.execute_into(&self.batch, &take).map_err(|runner::Error::Device(reason)| reason)?;
+        let mut turns = turns.into_iter();
+        let mut outcomes = Vec::with_capacity(plan.chunks.len());
+        for chunk in &plan.chunks {
+            let drawn = if chunk.draws {
+                let turn = turns.next().and_then(|turn| turn.into_inner().ok());
+                let drawn = turn.and_then(|turn| turn.drawn).ok_or("the runner returned too few logits")?;
+                Some(drawn.unwrap_or_else(|panic| resume_unwind(panic)))
+            } else {
+                None
+            };
+            outcomes.push(Outcome { id: chunk.id, rows: chunk.rows, drawn });
+        }
+        Ok((outcomes, executed))
     }
 
     fn fill_batch(&mut self, plan: &Plan, now: Instant) {

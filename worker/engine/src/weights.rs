@@ -1,10 +1,14 @@
 //! Model files: GGUF to metadata and matrices. Nothing in a file is trusted: every length is checked against what is there.
 
+mod draft;
 mod gguf;
 mod metadata;
+mod safetensors;
 mod summary;
 
+pub use draft::{Draft, Entry, Written};
 pub use metadata::{Metadata, Value};
+pub use safetensors::Folder;
 pub use summary::Summary;
 
 use std::cell::RefCell;
@@ -13,7 +17,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use penstock_kernels::{Format, Mapped, Matrix};
+pub use penstock_kernels::Format;
+use penstock_kernels::{Mapped, Matrix};
 
 /// Why a model file cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +88,20 @@ pub enum Error {
         /// `[rows, cols]` of the file.
         found: [usize; 2],
     },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A format that nothing here writes.
+    #[error("{format} is not written; written are: {}", draft::written())]
+    NotWritten {
+        /// The format.
+        format: Format,
+    },
     /// A tensor has an element type that is not served.
     #[error("tensor {name:?} has ggml type {id}, which is not served")]
     Type {
@@ -99,6 +118,8 @@ struct Tensor {
     format: Format,
     /// `[rows, cols]`.
     shape: [usize; 2],
+    /// As the file has them, columns first.
+    dimensions: Vec<u64>,
     bytes: Range<usize>,
 }
 
@@ -106,6 +127,8 @@ struct Tensor {
 pub struct Weights {
     map: Mapped,
     metadata: Metadata,
+    /// Each key's type and value as the file has them, in its order.
+    entries: Vec<(String, Range<usize>)>,
     tensors: BTreeMap<String, Tensor>,
     /// Those that nobody has taken yet.
     unused: RefCell<std::collections::BTreeSet<String>>,
@@ -115,9 +138,9 @@ impl Weights {
     /// Opens a GGUF file and checks that every tensor lies within it.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let map = Mapped::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let (metadata, tensors) = gguf::read(&map)?;
+        let gguf::Header { metadata, entries, tensors } = gguf::read(&map)?;
         let unused = RefCell::new(tensors.keys().cloned().collect());
-        Ok(Self { map, metadata, tensors, unused })
+        Ok(Self { map, metadata, entries, tensors, unused })
     }
 
     /// What the file says of the model and its tokenizer.

@@ -7,6 +7,7 @@ mod tile;
 
 pub use pool::KvPool;
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::cpu::{Cpu, grown};
@@ -68,6 +69,8 @@ pub struct Step<'a> {
     pub spans: &'a [Span],
     /// `[rows, rotated / 2]` pairs of cosine and sine.
     pub angles: &'a [[f32; 2]],
+    /// Each row attends to so many positions, its own the last of them; to all up to its own if left out.
+    pub window: Option<NonZeroUsize>,
 }
 
 /// Rows of a span that one thread takes together, for one KV head at a time.
@@ -197,7 +200,7 @@ impl Attention<'_> {
         // SAFETY: all rows are stored; nobody writes queries or the pool any more.
         unsafe {
             work.gather(&self.qkv.all()[tile.rows.start * heads.width()..tile.rows.end * heads.width()]);
-            work.attend::<L>(&self.pool, &step.tables[tile.blocks.clone()]);
+            work.attend::<L>(&self.pool, &step.tables[tile.blocks.clone()], step.window);
         }
         for (i, row) in tile.rows.clone().enumerate() {
             let len = heads.group() * heads.size;

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::isa::Isa;
 use crate::matrix::Activation;
+use crate::shared::Shared;
 use crate::threads::{Pieces, Threads};
 
 /// What operations run on. One operation at a time uses all its threads.
@@ -38,6 +39,27 @@ impl Cpu {
         Self { isa, threads: Threads::new(threads.get()), scratch: Scratch::default() }
     }
 
+    /// Calls `each` once with the number and the `width` elements of each row of `rows`, on all threads. A panic in it
+    /// ends the process.
+    ///
+    /// # Panics
+    /// Where `rows` has no whole number of rows.
+    pub fn each_row(&mut self, rows: &mut [f32], width: usize, each: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        assert!(rows.len().is_multiple_of(width), "{} elements are no rows of {width}", rows.len());
+        let pieces = Pieces::single(rows.len() / width);
+        let rows = Shared::new(rows);
+        self.threads.run(&|worker| {
+            let mut piece = worker.next(&pieces, None);
+            while let Some(range) = piece {
+                for row in range.clone() {
+                    // SAFETY: each row belongs to one piece.
+                    each(row, unsafe { rows.slice(row * width, width) });
+                }
+                piece = worker.next(&pieces, Some(range));
+            }
+        });
+    }
+
     /// The instruction set that its kernels use.
     pub fn isa(&self) -> Isa {
         self.isa
@@ -55,4 +77,24 @@ pub(crate) fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut
         buffer.resize(len, T::default());
     }
     &mut buffer[..len]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_is_taken_once() {
+        for threads in 1..4 {
+            let mut cpu = Cpu::new(NonZeroUsize::new(threads).unwrap(), Isa::Scalar);
+            for count in [0, 1, 2, 7, 40] {
+                let mut rows = vec![0.0; count * 3];
+                cpu.each_row(&mut rows, 3, &|row, values| {
+                    values.iter_mut().for_each(|value| *value += row as f32 + 1.0)
+                });
+                let expected: Vec<f32> = (0..count * 3).map(|i| (i / 3 + 1) as f32).collect();
+                assert_eq!(rows, expected, "{threads} threads");
+            }
+        }
+    }
 }

@@ -13,9 +13,12 @@ pub enum Isa {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F, BW, VL, DQ and VNNI.
+    /// AVX-512 F, BW, VL and DQ.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// These and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 /// A computation over [`Lanes`], to be compiled once an instruction set.
@@ -27,8 +30,21 @@ pub(crate) trait Kernel {
 
 impl Isa {
     /// The fastest that this machine has, or the one that `PENSTOCK_ISA` names.
+    ///
+    /// # Panics
+    /// Where `PENSTOCK_ISA` names none that this machine has: a test of one set must not pass with another.
     pub fn detect() -> Self {
-        config::isa().or_else(|| Self::available().pop()).unwrap_or(Self::Scalar)
+        let available = Self::available();
+        match config::isa() {
+            Some(name) => {
+                let found = available.iter().find(|isa| isa.to_string() == name);
+                *found.unwrap_or_else(|| {
+                    let names: Vec<String> = available.iter().map(Self::to_string).collect();
+                    panic!("PENSTOCK_ISA={name}: unset it, or name one that this machine has: {}", names.join(", "))
+                })
+            }
+            None => available.last().copied().unwrap_or(Self::Scalar),
+        }
     }
 
     /// Those that this machine has, slowest first.
@@ -39,8 +55,11 @@ impl Isa {
             use std::arch::is_x86_feature_detected as has;
             if has!("avx2") && has!("fma") && has!("f16c") {
                 found.push(Self::Avx2);
-                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") && has!("avx512vnni") {
+                if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
                     found.push(Self::Avx512);
+                    if has!("avx512vnni") {
+                        found.push(Self::Avx512Vnni);
+                    }
                 }
             }
         }
@@ -50,27 +69,44 @@ impl Isa {
     /// Runs `kernel` with this instruction set.
     pub(crate) fn run<K: Kernel>(self, kernel: K) {
         match self {
-            Self::Scalar => kernel.run::<Scalar>(),
+            Self::Scalar => run_scalar(kernel),
             // SAFETY: a `Cpu` takes only an `Isa` that `available` found on this machine.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { run_avx512(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => unsafe { run_avx512_vnni(kernel) },
         }
     }
 }
 
+#[inline(never)]
+pub(crate) fn run_scalar<K: Kernel>(kernel: K) {
+    kernel.run::<Scalar>();
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run_avx2<K: Kernel>(kernel: K) {
+#[inline(never)]
+pub(crate) fn run_avx2<K: Kernel>(kernel: K) {
     kernel.run::<crate::lanes::Avx2>();
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline(never)]
+pub(crate) fn run_avx512<K: Kernel>(kernel: K) {
+    kernel.run::<crate::lanes::Avx512<false>>();
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn run_avx512<K: Kernel>(kernel: K) {
-    kernel.run::<crate::lanes::Avx512>();
+#[inline(never)]
+pub(crate) fn run_avx512_vnni<K: Kernel>(kernel: K) {
+    kernel.run::<crate::lanes::Avx512<true>>();
 }
 
 impl fmt::Display for Isa {
@@ -81,6 +117,8 @@ impl fmt::Display for Isa {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => "avx512vnni",
         })
     }
 }

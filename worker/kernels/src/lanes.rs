@@ -13,6 +13,8 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 pub(crate) use scalar::Scalar;
 
+use crate::isa::Kernel;
+
 /// Lanes of a [`Lanes`].
 pub(crate) const LANES: usize = 16;
 
@@ -22,6 +24,12 @@ pub(crate) trait Lanes: Copy {
     type Ints: Copy;
     /// Sixty-four bytes: four for each of the lanes.
     type Bytes: Copy;
+
+    /// Input rows that a product takes together at most: 1, 4 or 8, as many sums as registers hold.
+    const TALL: usize;
+
+    /// Runs `kernel` in a function of its own: what is inlined into one function takes long to compile.
+    fn call<K: Kernel>(kernel: K);
 
     fn splat(value: f32) -> Self;
     fn load(from: &[f32; LANES]) -> Self;
@@ -59,6 +67,10 @@ pub(crate) trait Lanes: Copy {
     fn nibbles(bytes: Self::Bytes) -> (Self::Bytes, Self::Bytes);
     /// Each byte's four pairs of bits, lowest first, as bits 4 and 5 of bytes.
     fn quarters(bytes: Self::Bytes) -> [Self::Bytes; 4];
+    /// Each byte's eight bits, lowest first, as bit 4 of bytes.
+    fn eighths(bytes: Self::Bytes) -> [Self::Bytes; 8];
+    /// Each byte twice itself, for bytes below 128.
+    fn double(bytes: Self::Bytes) -> Self::Bytes;
     fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
 
     /// The lanes' sum: halves folded onto each other.
@@ -119,7 +131,7 @@ pub(crate) use padded;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::{Isa, Kernel};
+    use crate::isa::Isa;
 
     struct Everything<'a>(&'a [f32; LANES], &'a [u8; 64], &'a mut Vec<u32>);
 
@@ -160,7 +172,9 @@ mod tests {
             out.extend(buffer.iter().map(|f| f.to_bits()));
             let (low, high) = L::nibbles(L::bytes(bytes));
             let [a, b, c, d] = L::quarters(L::bytes(bytes));
-            for part in [L::bytes(bytes), low, high, a, b, c, d, L::or(low, d)] {
+            let [e, f, g, h, i, j, k, l] = L::eighths(L::bytes(bytes));
+            let bits = [e, f, g, h, i, j, k, l, L::double(d)];
+            for part in [L::bytes(bytes), low, high, a, b, c, d, L::or(low, d)].into_iter().chain(bits) {
                 let ints = L::raise(L::dot(L::ints(-7), part, [127, -128, 127, -3]), 99);
                 L::from_ints(ints).store(&mut buffer);
                 out.extend(buffer.iter().map(|f| f.to_bits()));

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "this crate exists to hold it")]
 
 pub mod attention;
+pub mod codec;
 mod config;
 mod cpu;
 mod format;
@@ -12,6 +13,7 @@ mod map;
 mod matrix;
 mod rows;
 mod shared;
+mod softmax;
 mod threads;
 
 pub use cpu::Cpu;
@@ -20,3 +22,4 @@ pub use isa::Isa;
 pub use map::Mapped;
 pub use matrix::{Error, Matrix};
 pub use rows::{Input, Output};
+pub use softmax::exponentials;

@@ -191,6 +191,11 @@ impl Weights {
     }
 }
 
+/// Rows in ggml's blocks as f32.
+pub(crate) fn decode_rows(format: Format, bytes: &[u8], out: &mut [f32]) {
+    Plain::new(format, out.len(), &[bytes]).row(0, out);
+}
+
 /// A product while its threads work on it.
 struct Product<'a> {
     matrix: &'a Matrix,

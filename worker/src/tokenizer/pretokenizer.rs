@@ -35,6 +35,14 @@ impl Pretokenizer {
         found.ok_or_else(|| Error::Pretokenizer { found: name.to_owned(), served: served() })
     }
 
+    /// The name of the one that a `tokenizer.json` describes.
+    pub(super) fn of_json(normalizer: &Value, pre_tokenizer: &Value) -> Result<&'static str, Error> {
+        let same = |known: &Self| *normalizer == known.normalizer() && plain(pre_tokenizer) == plain(&known.json());
+        let found = NAMES.iter().find(|(_, known)| same(known)).map(|(name, _)| *name);
+        let served = || NAMES.iter().map(|(known, _)| *known).collect();
+        found.ok_or_else(|| Error::Pretokenizer { found: pre_tokenizer.to_string(), served: served() })
+    }
+
     /// `normalizer` of `tokenizer.json`.
     pub(super) fn normalizer(self) -> Value {
         match self {
@@ -68,6 +76,19 @@ impl Pretokenizer {
             Self::Llama3 => true,
         }
     }
+}
+
+/// Without what concerns the places of tokens in the text alone.
+fn plain(pre_tokenizer: &Value) -> Value {
+    let mut plain = pre_tokenizer.clone();
+    let pieces = plain.get("pretokenizers").and_then(Value::as_array).cloned();
+    if let Some(pieces) = pieces {
+        plain["pretokenizers"] = pieces.iter().map(self::plain).collect();
+    }
+    if let Some(fields) = plain.as_object_mut() {
+        fields.remove("trim_offsets");
+    }
+    plain
 }
 
 fn sequence(first: Value, second: Value) -> Value {

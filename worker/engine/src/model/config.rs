@@ -1,5 +1,7 @@
 //! A model's sizes and switches, from a file's metadata, checked once.
 
+use std::num::NonZeroUsize;
+
 use penstock_kernels::attention::{Heads, KvPool};
 
 use crate::weights::{Error, Metadata, Weights};
@@ -26,6 +28,8 @@ pub struct Config {
     pub context_length: usize,
     /// Added to mean squares by norms.
     pub epsilon: f32,
+    /// Positions that a row attends to, if not to all up to its own.
+    pub window: Option<NonZeroUsize>,
     /// Rotation per position of each pair of a head's elements, in radians: `[rotated / 2]`.
     pub frequencies: Vec<f64>,
 }
@@ -53,6 +57,7 @@ impl Config {
             vocab_size: weights.shape("token_embd.weight")?[0],
             context_length: keys.size("context_length")?,
             epsilon: keys.number("attention.layer_norm_rms_epsilon")? as f32,
+            window: keys.optional_size("attention.sliding_window")?.and_then(NonZeroUsize::new),
             frequencies: keys.frequencies(heads.rotated, weights)?,
         };
         Ok(config)

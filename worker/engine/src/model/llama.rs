@@ -101,7 +101,8 @@ impl CausalLm for Llama {
         for (row, &token) in hidden.chunks_exact_mut(config.width).zip(&batch.tokens) {
             embeddings.row(token as usize, row);
         }
-        let step = Step { positions: &batch.positions, slots: &batch.slots, tables, spans, angles };
+        let window = config.window;
+        let step = Step { positions: &batch.positions, slots: &batch.slots, tables, spans, angles, window };
         for (i, layer) in layers.iter().enumerate() {
             let normed = Input::Normed { x: hidden, weight: &layer.attention_norm, epsilon };
             layer.qkv.multiply(cpu, normed, Output::Store(qkv));

@@ -5,12 +5,14 @@ mod memory;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
 use penstock_kernels::attention::KvPool;
 use penstock_kernels::{Cpu, Isa};
 
-use super::{Error, ModelRunner, Shape};
+use super::{Error, ModelRunner, Shape, Take};
 use crate::batch::Batch;
+use crate::clock;
 use crate::model::{self, CausalLm};
 use crate::weights::{self, Weights};
 
@@ -117,6 +119,13 @@ impl ModelRunner for CandleRunner {
 
     fn execute(&mut self, batch: &Batch) -> Result<&mut [f32], Error> {
         Ok(self.model.forward(&mut self.cpu, &mut self.pool, batch))
+    }
+
+    fn execute_into(&mut self, batch: &Batch, take: Take<'_>) -> Result<Instant, Error> {
+        let logits = self.model.forward(&mut self.cpu, &mut self.pool, batch);
+        let executed = clock::now();
+        self.cpu.each_row(logits, self.shape.vocab_size, take);
+        Ok(executed)
     }
 }
 

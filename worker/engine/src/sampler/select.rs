@@ -4,6 +4,8 @@
 //! order, and the filters below find the very cut that a sorted list would give. All three keep the first tokens in
 //! the order of falling weight, ids rising among equals; the draw walks what is kept in the order of ids.
 
+use penstock_kernels::{Isa, exponentials};
+
 use crate::batch::TokenId;
 
 /// Which tokens may be drawn; each filter has a value that switches it off.
@@ -14,13 +16,22 @@ pub(super) struct Filter {
     pub(super) top_p: f32,
 }
 
-/// Memory that draws share.
-#[derive(Debug, Default)]
+/// What draws share: memory, and how fast the machine computes.
+#[derive(Debug)]
 pub(crate) struct Scratch {
+    isa: Isa,
+    /// The units of each [`SPAN`] of a row.
+    spans: Vec<u64>,
     /// In the order of ids.
     candidates: Vec<Candidate>,
     /// The same, in whatever order the cut leaves them.
     ranked: Vec<Candidate>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { isa: Isa::detect(), spans: Vec::new(), candidates: Vec::new(), ranked: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +49,8 @@ impl Candidate {
 }
 
 const LANES: usize = 16;
+/// Weights that a draw from a whole row steps over at a time.
+const SPAN: usize = 256;
 
 /// The highest logit. `None` where one is no number or infinite, or where none is above minus infinity.
 pub(super) fn peak(logits: &[f32]) -> Option<f32> {
@@ -58,13 +71,6 @@ pub(super) fn peak(logits: &[f32]) -> Option<f32> {
 /// The lowest id that has the highest logit.
 pub(super) fn first(logits: &[f32], peak: f32) -> TokenId {
     logits.iter().position(|logit| *logit == peak).expect("the peak is one of the logits") as TokenId
-}
-
-/// Turns logits into weights from 0 to 1.
-pub(super) fn weigh(logits: &mut [f32], peak: f32, temperature: f32) {
-    for logit in logits {
-        *logit = exp((*logit - peak) / temperature);
-    }
 }
 
 /// The sum of e^(logit − peak).
@@ -95,6 +101,11 @@ fn units(weight: f32) -> u64 {
     (weight * ONE) as i64 as u64
 }
 
+/// Turns logits into weights from 0 to 1.
+pub(super) fn weigh(logits: &mut [f32], peak: f32, temperature: f32, scratch: &Scratch) {
+    exponentials(scratch.isa, logits, peak, temperature);
+}
+
 /// Draws a token by its weight among those that `filter` lets through. Overwrites the weights.
 pub(super) fn draw(weights: &mut [f32], filter: Filter, random: u64, scratch: &mut Scratch) -> TokenId {
     if filter.min_p > 0.0 {
@@ -102,8 +113,7 @@ pub(super) fn draw(weights: &mut [f32], filter: Filter, random: u64, scratch: &m
     }
     let k = if filter.top_k == 0 { usize::MAX } else { filter.top_k as usize };
     if k >= weights.len() && filter.top_p >= 1.0 {
-        let all = weights.iter().zip(0..).map(|(weight, id)| (units(*weight), id));
-        return pick(all, random);
+        return pick_any(weights, random, &mut scratch.spans);
     }
     let cut = cut(weights, k, filter.top_p, scratch);
     let kept = scratch.candidates.iter().filter(|candidate| candidate.rank() <= cut.rank());
@@ -113,11 +123,38 @@ pub(super) fn draw(weights: &mut [f32], filter: Filter, random: u64, scratch: &m
 /// Picks one of `kept` with a probability that is its share of their units.
 fn pick(kept: impl Iterator<Item = (u64, TokenId)> + Clone, random: u64) -> TokenId {
     let total: u64 = kept.clone().map(|(units, _)| units).sum();
-    let mut left = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+    walk(kept, share(random, total))
+}
+
+/// `random` of 2^64 parts of `total`, rounded down.
+fn share(random: u64, total: u64) -> u64 {
+    ((u128::from(random) * u128::from(total)) >> 64) as u64
+}
+
+/// The one with which the sum of units exceeds `left`.
+fn walk(kept: impl Iterator<Item = (u64, TokenId)>, mut left: u64) -> TokenId {
     for (units, id) in kept {
         match left.checked_sub(units) {
             Some(less) => left = less,
             None => return id,
+        }
+    }
+    unreachable!("what is picked is below the sum, and the sum is positive: the peak's weight is 1")
+}
+
+/// As [`pick`] of all, without looking at each weight twice.
+fn pick_any(weights: &[f32], random: u64, spans: &mut Vec<u64>) -> TokenId {
+    spans.clear();
+    spans.extend(weights.chunks(SPAN).map(|span| span.iter().map(|weight| units(*weight)).sum::<u64>()));
+    let total: u64 = spans.iter().sum();
+    let mut left = share(random, total);
+    for ((span, units_of_span), number) in weights.chunks(SPAN).zip(spans.iter()).zip(0..) {
+        match left.checked_sub(*units_of_span) {
+            Some(less) => left = less,
+            None => {
+                let ids = number * SPAN as TokenId..;
+                return walk(span.iter().zip(ids).map(|(weight, id)| (units(*weight), id)), left);
+            }
         }
     }
     unreachable!("what is picked is below the sum, and the sum is positive: the peak's weight is 1")
@@ -235,7 +272,7 @@ mod tests {
 
     fn weights(logits: &[f32], temperature: f32) -> Vec<f32> {
         let mut weights = logits.to_vec();
-        weigh(&mut weights, peak(logits).unwrap(), temperature);
+        weigh(&mut weights, peak(logits).unwrap(), temperature, &Scratch::default());
         weights
     }
 
@@ -247,6 +284,14 @@ mod tests {
             let mut weights = weights(&logits, temperature);
             let expected = pick(sorted_list(&weights, filter).into_iter(), random);
             prop_assert_eq!(draw(&mut weights, filter, random, &mut Scratch::default()), expected);
+        }
+
+        #[test]
+        fn spans_pick_what_a_walk_over_all_picks(logits in logits(), random in any::<u64>()) {
+            // Longer than a span, with its end in one.
+            let weights = weights(&logits.repeat(3), 1.0);
+            let all = weights.iter().zip(0..).map(|(weight, id)| (units(*weight), id));
+            prop_assert_eq!(pick_any(&weights, random, &mut Vec::new()), pick(all, random));
         }
 
         /// Against arithmetic in f64: only rounding is between them.
@@ -272,7 +317,8 @@ mod tests {
             assert!(error < 2.0_f64.powi(-22), "{x}: {error}");
         }
         assert_eq!(exp(0.0), 1.0);
-        assert_eq!(units(exp(f32::NEG_INFINITY)), 0);
+        let ruled_out = weights(&[f32::NEG_INFINITY, 0.0], 0.5);
+        assert_eq!([units(ruled_out[0]), units(ruled_out[1])], [0, 1 << 40]);
     }
 
     #[test]

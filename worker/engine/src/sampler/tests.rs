@@ -1,3 +1,9 @@
+use std::num::NonZeroUsize;
+use std::sync::Mutex;
+
+use penstock_kernels::{Cpu, Isa};
+use proptest::prelude::*;
+
 use super::*;
 
 fn sample(params: SamplingParams, outputs: &[TokenId], logits: &[f32]) -> Result<TokenId, Unsampleable> {
@@ -234,4 +240,49 @@ fn log_probabilities_are_the_raw_logits_whatever_changes_the_draw() {
     assert!((f64::from(told.logprob) - (0.0 - total)).abs() < 1e-5);
     assert_eq!(told.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 5]);
     assert!((f64::from(told.top[1].1) - (8.0 - total)).abs() < 1e-5);
+}
+
+fn params() -> impl Strategy<Value = SamplingParams> {
+    let temperature = prop_oneof![Just(0.0f32), 0.2f32..2.0];
+    let top_k = prop_oneof![Just(0u32), 1u32..80];
+    let top_p = prop_oneof![Just(1.0f32), 0.1f32..1.0];
+    let logprobs = prop_oneof![Just(None), (0u32..6).prop_map(Some)];
+    (temperature, top_k, top_p, logprobs, any::<u64>(), 0.5f32..2.0).prop_map(
+        |(temperature, top_k, top_p, top_logprobs, seed, repetition_penalty)| SamplingParams {
+            temperature,
+            top_k,
+            top_p,
+            top_logprobs,
+            seed,
+            repetition_penalty,
+            ..SamplingParams::default()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn draws_are_the_same_on_any_number_of_threads(
+        params in prop::collection::vec(params(), 1..20), threads in 1usize..5, spread in 1u32..40
+    ) {
+        const VOCAB: usize = 333;
+        let logits: Vec<f32> =
+            (0..params.len() * VOCAB).map(|i| ((i * i * 37 + i * 11) % 1009) as f32 / 1009.0 * spread as f32).collect();
+        let sampler = |params: &SamplingParams| Sampler::new(params.clone(), &[3, 5], &[], &[]);
+        let alone: Vec<_> = params
+            .iter()
+            .zip(logits.chunks_exact(VOCAB))
+            .map(|(params, row)| sampler(params).sample(&mut row.to_vec(), &mut Scratch::default()))
+            .collect();
+        let mut cpu = Cpu::new(NonZeroUsize::new(threads).unwrap(), Isa::detect());
+        let turns: Vec<_> = params.iter().map(|params| Mutex::new((sampler(params), None))).collect();
+        cpu.each_row(&mut logits.clone(), VOCAB, &|row, logits| {
+            let (sampler, drawn) = &mut *turns[row].lock().unwrap();
+            *drawn = Some(sampler.sample(logits, &mut Scratch::default()));
+        });
+        let together: Vec<_> = turns.into_iter().map(|turn| turn.into_inner().unwrap().1.unwrap()).collect();
+        prop_assert_eq!(together, alone);
+    }
 }

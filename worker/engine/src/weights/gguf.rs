@@ -1,6 +1,7 @@
 //! The GGUF format, versions 2 and 3, little-endian: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use penstock_kernels::Format;
 
@@ -11,8 +12,16 @@ const LEAST_ENTRY: u64 = 13;
 /// ggml's own limit of a tensor's dimensions.
 const MOST_DIMENSIONS: u32 = 4;
 
+/// What stands before the tensors of a file.
+pub(super) struct Header {
+    pub(super) metadata: Metadata,
+    /// Each key's type and value, in the file's order.
+    pub(super) entries: Vec<(String, Range<usize>)>,
+    pub(super) tensors: BTreeMap<String, Tensor>,
+}
+
 /// Metadata and tensors of a whole file.
-pub(super) fn read(file: &[u8]) -> Result<(Metadata, BTreeMap<String, Tensor>), Error> {
+pub(super) fn read(file: &[u8]) -> Result<Header, Error> {
     let mut reader = Reader { file, at: 0, what: "the header" };
     let magic = reader.array()?;
     if magic != *b"GGUF" {
@@ -25,11 +34,13 @@ pub(super) fn read(file: &[u8]) -> Result<(Metadata, BTreeMap<String, Tensor>), 
     let (tensor_count, value_count) = (reader.u64()?, reader.u64()?);
     reader.what = "the metadata";
     reader.check(value_count, LEAST_ENTRY)?;
-    let mut values = BTreeMap::new();
+    let (mut values, mut ranges) = (BTreeMap::new(), Vec::new());
     for _ in 0..value_count {
         let key = reader.text()?;
+        let start = reader.at;
         let kind = reader.u32()?;
         let value = reader.value(kind, &key)?;
+        ranges.push((key.clone(), start..reader.at));
         if values.insert(key.clone(), value).is_some() {
             return Err(Error::Corrupted(format!("the metadata has {key:?} twice")));
         }
@@ -53,7 +64,7 @@ pub(super) fn read(file: &[u8]) -> Result<(Metadata, BTreeMap<String, Tensor>), 
             return Err(Error::Corrupted(format!("the file has tensor {name:?} twice")));
         }
     }
-    Ok((metadata, tensors))
+    Ok(Header { metadata, entries: ranges, tensors })
 }
 
 struct Reader<'a> {
@@ -184,7 +195,7 @@ impl Entry {
         match first {
             Some(first) if end <= len => {
                 let bytes = first as usize..end as usize;
-                Ok((name, Tensor { format, shape: [rows, cols], bytes }))
+                Ok((name, Tensor { format, shape: [rows, cols], dimensions, bytes }))
             }
             _ => Err(Error::Truncated { what: format!("tensor {name:?}"), needed: end, found: len }),
         }

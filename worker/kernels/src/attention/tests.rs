@@ -1,7 +1,5 @@
 //! Attention against f64, and the same bits whatever the cut.
 
-use std::num::NonZeroUsize;
-
 use half::f16;
 
 use super::*;
@@ -26,9 +24,18 @@ fn sequence(id: usize, len: usize, heads: Heads) -> Vec<f32> {
 /// `(sequence, start, rows)` of each span of a step.
 type Cut = (usize, usize, usize);
 
+/// What a run of [`run`] is on.
+#[derive(Clone, Copy)]
+struct On {
+    isa: Isa,
+    threads: usize,
+    window: Option<usize>,
+}
+
 /// Runs steps over sequences and returns each sequence's outputs. Block tables are interleaved.
-fn run(isa: Isa, threads: usize, heads: Heads, sequences: &[Vec<f32>], steps: &[Vec<Cut>]) -> Vec<Vec<f32>> {
-    let mut cpu = Cpu::new(NonZeroUsize::new(threads).unwrap(), isa);
+fn run(on: On, heads: Heads, sequences: &[Vec<f32>], steps: &[Vec<Cut>]) -> Vec<Vec<f32>> {
+    let mut cpu = Cpu::new(NonZeroUsize::new(on.threads).unwrap(), on.isa);
+    let window = on.window.and_then(NonZeroUsize::new);
     let blocks = 16;
     let mut pool = KvPool::new(2, blocks * sequences.len(), heads);
     // What an earlier sequence left behind must not matter.
@@ -53,7 +60,8 @@ fn run(isa: Isa, threads: usize, heads: Heads, sequences: &[Vec<f32>], steps: &[
             qkv.extend_from_slice(&sequences[id][start * width..(start + rows) * width]);
         }
         let mut out = vec![f32::NAN; positions.len() * out_width];
-        let step_data = Step { positions: &positions, slots: &slots, tables: &tables, spans: &spans, angles: &angles };
+        let step_data =
+            Step { positions: &positions, slots: &slots, tables: &tables, spans: &spans, angles: &angles, window };
         attend(&mut cpu, &mut pool, 1, &step_data, Rows { qkv: &mut qkv, out: &mut out });
         let mut from = 0;
         for &(id, start, rows) in step {
@@ -85,12 +93,13 @@ fn head(rows: &[f32], heads: Heads, position: usize, index: usize) -> Vec<f64> {
     to
 }
 
-fn reference(rows: &[f32], heads: Heads, position: usize, query: usize) -> Vec<f64> {
+fn reference(rows: &[f32], heads: Heads, window: Option<usize>, position: usize, query: usize) -> Vec<f64> {
     let kv = query / heads.group();
     let rounded =
         |v: Vec<f64>| -> Vec<f64> { v.iter().map(|&x| f64::from(f16::from_f32(x as f32).to_f32())).collect() };
     let q = head(rows, heads, position, query);
-    let scores: Vec<f64> = (0..=position)
+    let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let scores: Vec<f64> = (first..=position)
         .map(|p| {
             let k = rounded(head(rows, heads, p, heads.query + kv));
             q.iter().zip(&k).map(|(a, b)| a * b).sum::<f64>() / (heads.size as f64).sqrt()
@@ -100,7 +109,7 @@ fn reference(rows: &[f32], heads: Heads, position: usize, query: usize) -> Vec<f
     let weights: Vec<f64> = scores.iter().map(|s| (s - greatest).exp()).collect();
     let total: f64 = weights.iter().sum();
     let mut out = vec![0.0; heads.size];
-    for (p, weight) in weights.iter().enumerate() {
+    for (p, weight) in (first..).zip(&weights) {
         let v = rounded(head(rows, heads, p, heads.query + heads.kv + kv));
         out.iter_mut().zip(v).for_each(|(out, v)| *out += weight / total * v);
     }
@@ -112,16 +121,19 @@ fn matches_f64() {
     for heads in HEADS {
         for len in [1, 17, 33, 300] {
             let rows = sequence(1, len, heads);
-            let out = run(Isa::detect(), 2, heads, std::slice::from_ref(&rows), &[vec![(0, 0, len)]]);
-            for position in [0, len / 2, len - 1] {
-                for query in [0, heads.query - 1] {
-                    let exact = reference(&rows, heads, position, query);
-                    let got = &out[0][(position * heads.query + query) * heads.size..][..heads.size];
-                    for (got, exact) in got.iter().zip(exact) {
-                        assert!(
-                            (f64::from(*got) - exact).abs() < 2e-3,
-                            "{heads:?} at {position} of {len}: {got} {exact}"
-                        );
+            for window in [None, Some(1), Some(20), Some(32), Some(150)] {
+                let on = On { isa: Isa::detect(), threads: 2, window };
+                let out = run(on, heads, std::slice::from_ref(&rows), &[vec![(0, 0, len)]]);
+                for position in [0, len / 2, len - 1] {
+                    for query in [0, heads.query - 1] {
+                        let exact = reference(&rows, heads, window, position, query);
+                        let got = &out[0][(position * heads.query + query) * heads.size..][..heads.size];
+                        for (got, exact) in got.iter().zip(exact) {
+                            assert!(
+                                (f64::from(*got) - exact).abs() < 2e-3,
+                                "{heads:?} at {position} of {len}, window {window:?}: {got} {exact}"
+                            );
+                        }
                     }
                 }
             }
@@ -138,20 +150,20 @@ fn the_cut_the_company_the_threads_and_the_instruction_set_change_no_bit() {
             outs.into_iter().map(|out| out.into_iter().map(f32::to_bits).collect()).collect()
         };
         let whole = vec![vec![(0, 0, 161)], vec![(1, 0, 40)], vec![(2, 0, 7)]];
-        let expected = bits(run(Isa::detect(), 1, heads, &sequences, &whole));
         let together =
             vec![vec![(0, 0, 100), (1, 0, 1), (2, 0, 5)], vec![(2, 5, 1), (0, 100, 61), (1, 1, 39)], vec![(2, 6, 1)]];
         let single =
             (0..161).map(|p| if p < 7 { vec![(0, p, 1), (2, p, 1)] } else { vec![(0, p, 1)] }).collect::<Vec<_>>();
         let single = [single, (0..40).map(|p| vec![(1, p, 1)]).collect()].concat();
-        for isa in Isa::available() {
-            for threads in [1, 3] {
-                for steps in [&whole, &together, &single] {
-                    assert_eq!(
-                        bits(run(isa, threads, heads, &sequences, steps)),
-                        expected,
-                        "{heads:?} {isa} {threads}"
-                    );
+        for window in [None, Some(50)] {
+            let plain = On { isa: Isa::detect(), threads: 1, window };
+            let expected = bits(run(plain, heads, &sequences, &whole));
+            for isa in Isa::available() {
+                for threads in [1, 3] {
+                    for steps in [&whole, &together, &single] {
+                        let got = bits(run(On { isa, threads, window }, heads, &sequences, steps));
+                        assert_eq!(got, expected, "{heads:?} {isa} {threads}, window {window:?}");
+                    }
                 }
             }
         }

@@ -1,5 +1,8 @@
 //! Attention of a few consecutive rows of a sequence and the query heads of one KV head.
 
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
 use super::pool::Layer;
 use super::{BLOCK, CHUNK, Heads, TILE};
 use crate::lanes::{LANES, Lanes};
@@ -59,14 +62,16 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Attends over all positions up to each row's own.
+    /// Attends over the positions up to each row's own that lie in the window.
     ///
     /// # Safety
     /// Nobody writes the pool meanwhile.
     #[inline(always)]
-    pub(super) unsafe fn attend<L: Lanes>(&mut self, pool: &Layer<'_>, blocks: &[u32]) {
+    pub(super) unsafe fn attend<L: Lanes>(&mut self, pool: &Layer<'_>, blocks: &[u32], window: Option<NonZeroUsize>) {
         let end = self.start + self.rows;
-        for from in (0..end).step_by(CHUNK) {
+        // Of the row at `position`, the first that it sees.
+        let first = |position: usize| window.map_or(0, |window| (position + 1).saturating_sub(window.get()));
+        for from in (first(self.start) / CHUNK * CHUNK..end).step_by(CHUNK) {
             let count = (end - from).min(CHUNK).div_ceil(BLOCK);
             let blocks = &blocks[from / BLOCK..][..count];
             for (i, &block) in blocks.iter().enumerate() {
@@ -76,17 +81,19 @@ impl<'a> Work<'a> {
             }
             for row in 0..self.rows {
                 let valid = (self.start + row + 1).saturating_sub(from).min(CHUNK);
-                if valid == 0 {
+                let seen = first(self.start + row).saturating_sub(from).min(valid)..valid;
+                if seen.is_empty() {
                     continue;
                 }
                 let group = self.heads.group();
                 for pair in row * group..(row + 1) * group {
-                    self.soften::<L>(pair, valid);
+                    self.soften::<L>(pair, seen.clone());
                 }
                 for (i, &block) in blocks.iter().enumerate() {
                     // SAFETY: the caller's promise.
                     let (_, values) = unsafe { pool.read(block as usize, self.kv_head) };
-                    self.weigh::<L>(row, values, i * BLOCK, valid.saturating_sub(i * BLOCK).min(BLOCK));
+                    let here = |place: usize| place.clamp(i * BLOCK, (i + 1) * BLOCK);
+                    self.weigh::<L>(row, values, i * BLOCK, here(seen.start)..here(seen.end));
                 }
             }
         }
@@ -144,11 +151,13 @@ impl<'a> Work<'a> {
         N
     }
 
-    /// Turns the first `valid` scores of a pair into exponentials and rescales what was summed before.
+    /// Turns a pair's scores that are `seen` into exponentials, and rescales what was summed before.
     #[inline(always)]
-    fn soften<L: Lanes>(&mut self, pair: usize, valid: usize) {
-        let scores = &mut self.scores[pair * CHUNK..][..valid.next_multiple_of(LANES)];
-        scores[valid..].fill(f32::NEG_INFINITY);
+    fn soften<L: Lanes>(&mut self, pair: usize, seen: Range<usize>) {
+        let len = seen.end.next_multiple_of(LANES);
+        let scores = &mut self.scores[pair * CHUNK..][..len];
+        scores[..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..].fill(f32::NEG_INFINITY);
         let before = self.greatest[pair];
         let (chunks, _) = scores.as_chunks_mut::<LANES>();
         let mut greatest = L::splat(before);
@@ -160,8 +169,11 @@ impl<'a> Work<'a> {
         for chunk in chunks.iter_mut() {
             L::load(chunk).add(minus).exp().store(chunk);
         }
-        self.scores[pair * CHUNK..][valid..valid.next_multiple_of(LANES)].fill(0.0);
-        let (chunks, _) = self.scores[pair * CHUNK..][..valid.next_multiple_of(LANES)].as_chunks::<LANES>();
+        // The exponential has a least value, which is not 0.
+        let scores = &mut self.scores[pair * CHUNK..][..len];
+        scores[..seen.start].fill(0.0);
+        scores[seen.end..].fill(0.0);
+        let (chunks, _) = scores.as_chunks::<LANES>();
         let mut total = L::splat(0.0);
         for chunk in chunks {
             total = total.add(L::load(chunk));
@@ -181,35 +193,31 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Adds a block's first `valid` values, weighted, to the sums of a row's pairs.
+    /// Adds the values at `seen` places of the chunk, weighted, to the sums of a row's pairs; the block's first place is
+    /// `offset`.
     #[inline(always)]
-    fn weigh<L: Lanes>(&mut self, row: usize, values: &[u16], offset: usize, valid: usize) {
+    fn weigh<L: Lanes>(&mut self, row: usize, values: &[u16], offset: usize, seen: Range<usize>) {
+        let values = &values[(seen.start - offset) * self.heads.size..][..seen.len() * self.heads.size];
         let group = self.heads.group();
         let (mut first, end) = (row * group, (row + 1) * group);
         while first < end {
             first += match end - first {
-                6.. => self.weigh_pairs::<L, 6>(values, offset, valid, first),
-                4.. => self.weigh_pairs::<L, 4>(values, offset, valid, first),
-                3.. => self.weigh_pairs::<L, 3>(values, offset, valid, first),
-                _ => self.weigh_pairs::<L, 1>(values, offset, valid, first),
+                6.. => self.weigh_pairs::<L, 6>(values, seen.clone(), first),
+                4.. => self.weigh_pairs::<L, 4>(values, seen.clone(), first),
+                3.. => self.weigh_pairs::<L, 3>(values, seen.clone(), first),
+                _ => self.weigh_pairs::<L, 1>(values, seen.clone(), first),
             };
         }
     }
 
     #[inline(always)]
-    fn weigh_pairs<L: Lanes, const N: usize>(
-        &mut self,
-        values: &[u16],
-        offset: usize,
-        valid: usize,
-        first: usize,
-    ) -> usize {
+    fn weigh_pairs<L: Lanes, const N: usize>(&mut self, values: &[u16], seen: Range<usize>, first: usize) -> usize {
         let columns = self.heads.size / LANES;
         let mut column = 0;
         while column < columns {
             column += match columns - column {
-                4.. => self.weigh_columns::<L, N, 4>(values, offset..offset + valid, first, column),
-                _ => self.weigh_columns::<L, N, 1>(values, offset..offset + valid, first, column),
+                4.. => self.weigh_columns::<L, N, 4>(values, seen.clone(), first, column),
+                _ => self.weigh_columns::<L, N, 1>(values, seen.clone(), first, column),
             };
         }
         N
@@ -219,7 +227,7 @@ impl<'a> Work<'a> {
     fn weigh_columns<L: Lanes, const N: usize, const C: usize>(
         &mut self,
         values: &[u16],
-        places: std::ops::Range<usize>,
+        seen: Range<usize>,
         first: usize,
         column: usize,
     ) -> usize {
@@ -231,9 +239,9 @@ impl<'a> Work<'a> {
                 *sum = L::load(&all[(first + i) * columns + column + j]);
             }
         }
-        let weights: [&[f32]; N] = std::array::from_fn(|i| &self.scores[(first + i) * CHUNK..][places.clone()]);
+        let weights: [&[f32]; N] = std::array::from_fn(|i| &self.scores[(first + i) * CHUNK..][seen.clone()]);
         let (values, _) = values.as_chunks::<LANES>();
-        for (position, row) in values.chunks_exact(columns).take(places.len()).enumerate() {
+        for (position, row) in values.chunks_exact(columns).enumerate() {
             let row: &[_; C] = row[column..].first_chunk().expect("C columns from this one on");
             let mut loaded = [L::splat(0.0); C];
             for (loaded, from) in loaded.iter_mut().zip(row) {

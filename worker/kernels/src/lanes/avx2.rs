@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{LANES, Lanes};
+use crate::isa::{Kernel, run_avx2};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(__m256, __m256);
@@ -15,6 +16,14 @@ const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 impl Lanes for Avx2 {
     type Ints = (__m256i, __m256i);
     type Bytes = (__m256i, __m256i);
+
+    const TALL: usize = 4;
+
+    #[inline(always)]
+    fn call<K: Kernel>(kernel: K) {
+        // SAFETY: whoever computes over these lanes runs on a machine that has their features.
+        unsafe { run_avx2(kernel) }
+    }
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -188,6 +197,17 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn eighths(bytes: Self::Bytes) -> [Self::Bytes; 8] {
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = unsafe { (eighths(bytes.0), eighths(bytes.1)) };
+        [(a, i), (b, j), (c, k), (d, l), (e, m), (f, n), (g, o), (h, p)]
+    }
+
+    #[inline(always)]
+    fn double(bytes: Self::Bytes) -> Self::Bytes {
+        unsafe { (_mm256_add_epi8(bytes.0, bytes.0), _mm256_add_epi8(bytes.1, bytes.1)) }
+    }
+
+    #[inline(always)]
     fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
         unsafe { (_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
     }
@@ -202,6 +222,23 @@ unsafe fn quarters(bytes: __m256i) -> [__m256i; 4] {
             _mm256_and_si256(_mm256_slli_epi16::<2>(bytes), mask),
             _mm256_and_si256(bytes, mask),
             _mm256_and_si256(_mm256_srli_epi16::<2>(bytes), mask),
+        ]
+    }
+}
+
+#[inline(always)]
+unsafe fn eighths(bytes: __m256i) -> [__m256i; 8] {
+    unsafe {
+        let mask = _mm256_set1_epi8(0x10);
+        [
+            _mm256_and_si256(_mm256_slli_epi16::<4>(bytes), mask),
+            _mm256_and_si256(_mm256_slli_epi16::<3>(bytes), mask),
+            _mm256_and_si256(_mm256_slli_epi16::<2>(bytes), mask),
+            _mm256_and_si256(_mm256_slli_epi16::<1>(bytes), mask),
+            _mm256_and_si256(bytes, mask),
+            _mm256_and_si256(_mm256_srli_epi16::<1>(bytes), mask),
+            _mm256_and_si256(_mm256_srli_epi16::<2>(bytes), mask),
+            _mm256_and_si256(_mm256_srli_epi16::<3>(bytes), mask),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! The lanes as one AVX-512 register.
+//! The lanes as one AVX-512 register, with or without the dot products of VNNI.
 //!
 //! SAFETY of every block here: `Isa::run` calls kernels over these lanes only where the machine has the features, and
 //! loads and stores go through references to arrays of their size.
@@ -6,13 +6,22 @@
 use std::arch::x86_64::*;
 
 use super::{LANES, Lanes};
+use crate::isa::{Kernel, run_avx512, run_avx512_vnni};
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(__m512);
+pub(crate) struct Avx512<const VNNI: bool>(__m512);
 
-impl Lanes for Avx512 {
+impl<const VNNI: bool> Lanes for Avx512<VNNI> {
     type Ints = __m512i;
     type Bytes = __m512i;
+
+    const TALL: usize = if VNNI { 8 } else { 4 };
+
+    #[inline(always)]
+    fn call<K: Kernel>(kernel: K) {
+        // SAFETY: whoever computes over these lanes runs on a machine that has their features.
+        unsafe { if VNNI { run_avx512_vnni(kernel) } else { run_avx512(kernel) } }
+    }
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -115,7 +124,10 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn dot(sum: Self::Ints, bytes: Self::Bytes, x: [i8; 4]) -> Self::Ints {
-        unsafe { _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi32(i32::from_le_bytes(x.map(|i| i as u8)))) }
+        unsafe {
+            let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(|i| i as u8)));
+            if VNNI { _mm512_dpbusd_epi32(sum, bytes, x) } else { _mm512_add_epi32(sum, dot16(bytes, x)) }
+        }
     }
 
     #[inline(always)]
@@ -155,7 +167,42 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn eighths(bytes: Self::Bytes) -> [Self::Bytes; 8] {
+        unsafe {
+            let mask = _mm512_set1_epi8(0x10);
+            [
+                _mm512_and_si512(_mm512_slli_epi16::<4>(bytes), mask),
+                _mm512_and_si512(_mm512_slli_epi16::<3>(bytes), mask),
+                _mm512_and_si512(_mm512_slli_epi16::<2>(bytes), mask),
+                _mm512_and_si512(_mm512_slli_epi16::<1>(bytes), mask),
+                _mm512_and_si512(bytes, mask),
+                _mm512_and_si512(_mm512_srli_epi16::<1>(bytes), mask),
+                _mm512_and_si512(_mm512_srli_epi16::<2>(bytes), mask),
+                _mm512_and_si512(_mm512_srli_epi16::<3>(bytes), mask),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn double(bytes: Self::Bytes) -> Self::Bytes {
+        unsafe { _mm512_add_epi8(bytes, bytes) }
+    }
+
+    #[inline(always)]
     fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
         unsafe { _mm512_or_si512(a, b) }
+    }
+}
+
+/// Dot products of four unsigned and four signed bytes, a lane each. VPMADDUBSW saturates at 16 bits, which bytes below
+/// 128 cannot reach, so the top bits are taken apart.
+#[inline(always)]
+unsafe fn dot16(bytes: __m512i, x: __m512i) -> __m512i {
+    unsafe {
+        let ones = _mm512_set1_epi16(1);
+        let low = _mm512_maddubs_epi16(_mm512_and_si512(bytes, _mm512_set1_epi8(127)), x);
+        let top = _mm512_and_si512(_mm512_srli_epi16::<7>(bytes), _mm512_set1_epi8(1));
+        let top = _mm512_slli_epi32::<7>(_mm512_madd_epi16(_mm512_maddubs_epi16(top, x), ones));
+        _mm512_add_epi32(_mm512_madd_epi16(low, ones), top)
     }
 }

@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::{LANES, Lanes};
+use crate::isa::{Kernel, run_scalar};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar([f32; LANES]);
@@ -22,6 +23,13 @@ impl Scalar {
 impl Lanes for Scalar {
     type Ints = [i32; LANES];
     type Bytes = [u8; 64];
+
+    const TALL: usize = 1;
+
+    #[inline(always)]
+    fn call<K: Kernel>(kernel: K) {
+        run_scalar(kernel);
+    }
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -144,6 +152,16 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn quarters(bytes: Self::Bytes) -> [Self::Bytes; 4] {
         [0, 2, 4, 6].map(|shift| bytes.map(|byte| (byte >> shift & 3) << 4))
+    }
+
+    #[inline(always)]
+    fn eighths(bytes: Self::Bytes) -> [Self::Bytes; 8] {
+        [0, 1, 2, 3, 4, 5, 6, 7].map(|shift| bytes.map(|byte| (byte >> shift & 1) << 4))
+    }
+
+    #[inline(always)]
+    fn double(bytes: Self::Bytes) -> Self::Bytes {
+        bytes.map(|byte| byte << 1)
     }
 
     #[inline(always)]

@@ -10,13 +10,16 @@
 mod layout;
 mod tile;
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::f16;
 
 use crate::format::Format;
+use crate::isa::Kernel;
 use crate::lanes::{LANES, Lanes};
 use layout::Kind;
+use tile::{Centred, CentredSteps, Eights, Fives, Halves, Layout, Shifted, ShiftedSteps, Sixes, Threes};
 
 /// Columns of a block.
 const BLOCK: usize = 32;
@@ -74,6 +77,15 @@ pub(crate) struct Activation {
     sum: i32,
     /// `d * sum`.
     scaled_sum: f32,
+}
+
+/// Some panels times all rows of an input.
+struct Share<'a, K, S> {
+    panels: &'a Panels,
+    input: &'a [Activation],
+    range: Range<usize>,
+    sink: &'a S,
+    layout: PhantomData<K>,
 }
 
 /// Where results go. No closure: code that uses lanes must be `#[inline(always)]`.
@@ -147,7 +159,7 @@ impl Panels {
             let scales = &panel.scales[block / kind.group() * kind.scales()..][..kind.scales()];
             let scale = |i: usize| scales.get(i).map_or(0.0, |scales| f16::from_bits(scales.0[lane]).to_f32());
             let steps = &panel.steps[block * kind.steps()..][..kind.steps()];
-            let step = |i: usize| steps.get(i).map_or(1.0, |steps| f32::from(steps.0[lane]));
+            let step = |i: usize| steps.get(i).map_or(1, |steps| steps.0[lane]);
             let lines = &panel.lines[block * kind.lines()..][..kind.lines()];
             let words: Vec<[u8; 4]> = lines.iter().map(|line| line.0.as_chunks().0[lane]).collect();
             let quants = kind.unpack(&words);
@@ -160,17 +172,23 @@ impl Panels {
     /// Multiplies the rows of `input` `[m, blocks]` by the panels of `range`.
     #[inline(always)]
     pub(super) fn multiply<L: Lanes>(&self, input: &[Activation], range: Range<usize>, sink: &impl Sink) {
-        let input = tile::Input { rows: input, blocks: self.blocks };
-        for index in range {
-            let (panel, rows) = (self.panel(index), index * LANES..((index + 1) * LANES).min(self.rows));
-            match self.kind {
-                Kind::Q4_0 => tile::multiply::<L, tile::Q4_0>(panel, input, rows, sink),
-                Kind::Q4_1 => tile::multiply::<L, tile::Q4_1>(panel, input, rows, sink),
-                Kind::Q8_0 => tile::multiply::<L, tile::Q8_0>(panel, input, rows, sink),
-                Kind::Q4K => tile::multiply::<L, tile::Q4K>(panel, input, rows, sink),
-                Kind::Q6K => tile::multiply::<L, tile::Q6K>(panel, input, rows, sink),
-            }
+        match self.kind {
+            Kind::Q4_0 => self.with::<L, Centred<Halves, 8>>(input, range, sink),
+            Kind::Q4_1 => self.with::<L, Shifted<Halves>>(input, range, sink),
+            Kind::Q5_0 => self.with::<L, Centred<Fives, 16>>(input, range, sink),
+            Kind::Q5_1 => self.with::<L, Shifted<Fives>>(input, range, sink),
+            Kind::Q8_0 => self.with::<L, Centred<Eights, 128>>(input, range, sink),
+            Kind::Q2K => self.with::<L, tile::Q2K>(input, range, sink),
+            Kind::Q3K => self.with::<L, CentredSteps<Threes, 4>>(input, range, sink),
+            Kind::Q4K => self.with::<L, ShiftedSteps<Halves>>(input, range, sink),
+            Kind::Q5K => self.with::<L, ShiftedSteps<Fives>>(input, range, sink),
+            Kind::Q6K => self.with::<L, CentredSteps<Sixes, 32>>(input, range, sink),
         }
+    }
+
+    #[inline(always)]
+    fn with<L: Lanes, K: Layout>(&self, input: &[Activation], range: Range<usize>, sink: &impl Sink) {
+        L::call(Share { panels: self, input, range, sink, layout: PhantomData::<K> });
     }
 
     #[inline(always)]
@@ -182,6 +200,18 @@ impl Panels {
             scales: &self.scales[index * scales..][..scales],
             steps: &self.steps[index * steps..][..steps],
             lines: &self.lines[index * lines..][..lines],
+        }
+    }
+}
+
+impl<K: Layout, S: Sink> Kernel for Share<'_, K, S> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { panels, input, range, sink, layout: _ } = self;
+        let input = tile::Input { rows: input, blocks: panels.blocks };
+        for index in range {
+            let rows = index * LANES..((index + 1) * LANES).min(panels.rows);
+            tile::multiply::<L, K>(panels.panel(index), input, rows, sink);
         }
     }
 }
