@@ -375,12 +375,12 @@ impl Backend for Postgres {
     }
 
     fn delete(&mut self, chain: ChainId, through: u64) -> Result<u64, StoreError> {
-        let some = "WITH some AS (SELECT seq FROM penstock_ledger.records WHERE chain = $1 AND seq <= $2 ORDER BY seq \
+        let delete = "WITH batch AS (SELECT seq FROM penstock_ledger.records WHERE chain = $1 AND seq <= $2 ORDER BY seq \
                     LIMIT $3), heads AS (DELETE FROM penstock_ledger.heads WHERE chain = $1 AND seq <= \
-                    COALESCE((SELECT max(seq) FROM some), $2)) \
-                    DELETE FROM penstock_ledger.records WHERE chain = $1 AND seq IN (SELECT seq FROM some)";
+                    COALESCE((SELECT max(seq) FROM batch), $2)) \
+                    DELETE FROM penstock_ledger.records WHERE chain = $1 AND seq IN (SELECT seq FROM batch)";
         let through = signed(through);
-        self.call(async |link| link.client.execute(some, &[&chain.0, &through, &AT_ONCE]).await)
+        self.call(async |link| link.client.execute(delete, &[&chain.0, &through, &AT_ONCE]).await)
     }
 
     fn freeze(&mut self) -> Result<(), StoreError> {
