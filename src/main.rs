@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod cluster;
 mod fault;
+mod ledger;
 mod logs;
 mod model;
 mod output;
@@ -14,6 +15,7 @@ mod sse;
 mod tls;
 mod units;
 mod up;
+mod usage;
 mod worker;
 
 use std::path::PathBuf;
@@ -86,6 +88,11 @@ enum Command {
     /// Fetches, lists and inspects model files
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Checks, exports, prunes and reads the ledger, offline
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// Adds up what was used, what it cost, and what the same tokens cost elsewhere
+    Usage(usage::UsageArgs),
 }
 
 impl Global {
@@ -131,6 +138,8 @@ fn run(cli: Cli) -> Result<(), Fault> {
             Command::Chat(args) => chat::run(args).await,
             Command::Bench(args) => bench::run(args, cli.global.output).await,
             Command::Model(command) => model::run(command, &cli.global).await,
+            Command::Ledger(command) => ledger::run(command, &cli.global).await,
+            Command::Usage(args) => usage::run(args, &cli.global).await,
         }
     })
 }

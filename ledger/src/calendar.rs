@@ -1,6 +1,7 @@
 //! Times of records as dates, UTC. Days are counted by the proleptic Gregorian calendar.
 
 use std::fmt;
+use std::time::Duration;
 
 const DAY: u64 = 86_400_000_000;
 
@@ -36,6 +37,17 @@ impl fmt::Display for Day {
     }
 }
 
+/// When a day begins, since 1970, UTC; None for what is no day from 1970 to 9999, written `2026-11-25`.
+pub fn parse_day(text: &str) -> Option<Duration> {
+    let parts: Vec<u64> = text.split('-').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let [year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = parts[..] else { return None };
+    // The year before has begun by then, and the year after has not: the day is among those between.
+    let first = (year - 1970) * 365;
+    let wanted = Day { year, month, day };
+    let days = first..first + 366 + (year - 1970) / 4 + 1;
+    days.map(|day| day * DAY).find(|micros| Day::of(*micros) == wanted).map(Duration::from_micros)
+}
+
 /// A time in microseconds since 1970 as RFC 3339 has it.
 pub(crate) fn timestamp(micros: u64) -> String {
     let (within, day) = (micros % DAY, Day::of(micros));
@@ -62,6 +74,12 @@ mod tests {
             (4_107_542_400, "2100-03-01"),
         ] {
             assert_eq!(Day::of(seconds * 1_000_000).to_string(), date);
+        }
+        let begin = Some(Duration::from_secs(1_795_564_800));
+        assert_eq!((parse_day("2026-11-25"), parse_day("1970-01-01")), (begin, Some(Duration::ZERO)));
+        assert!(parse_day("2100-12-31").is_some() && parse_day("9999-12-31").is_some());
+        for wrong in ["", "2026", "2026-13-01", "2026-02-29", "1969-12-31", "2026-11-25-1", "x-1-1"] {
+            assert_eq!(parse_day(wrong), None, "{wrong}");
         }
         assert_eq!(timestamp(1_795_564_800_000_000 + 3_723_000_042), "2026-11-25T01:02:03.000042Z");
     }

@@ -18,6 +18,7 @@ mod usage;
 mod verify;
 mod writer;
 
+pub use calendar::parse_day;
 pub use chain::{ChainName, Entry, Hash, Head, InvalidChainName, InvalidHead, Seal};
 pub use export::{ExportError, jsonl, parquet};
 pub use hex::NotHex;

@@ -110,6 +110,15 @@ impl Record {
         body
     }
 
+    /// The record as JSON, as exports have it.
+    ///
+    /// # Errors
+    ///
+    /// None for a record that was read or is written; the type is that of `serde_json`.
+    pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
+        serde_json::from_slice(&self.body())
+    }
+
     /// Reads what was stored.
     ///
     /// # Errors
