@@ -317,7 +317,7 @@ fn show(place: &Place, request: RequestId, format: Format) -> Result<(), Fault> 
     for found in found {
         let (time, hash) = (found.timestamp(), found.hash.to_string());
         let record = found.record.map_err(Fault::failed)?;
-        let (kind, record) = (record.kind().as_str(), record.to_json().map_err(Fault::failed)?);
+        let (kind, record) = (record.kind().as_str(), record.to_json());
         rows.push(Row { chain: found.chain, seq: found.seq, time, kind, hash, record });
     }
     match format {

@@ -7,6 +7,7 @@ mod up;
 
 mod bad_input;
 mod clients;
+mod ledger;
 mod life;
 mod load;
 mod models;

@@ -1,10 +1,16 @@
 //! A ledger in a file of SQLite's: WAL, every commit synced.
+//!
+//! What the log holds is moved into the file by a thread of its own (`Checkpoints`), since that takes many times as long as
+//! a commit, and requests wait for commits.
+
+mod checkpoints;
 
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 
+use self::checkpoints::Checkpoints;
 use super::{Backend, ChainId, FORMAT, Group, Mode, Range, StoreError, Tail, Visit, signed, unsigned};
 use crate::chain::{ChainName, Entry, Hash, Head, Seal};
 use crate::key::Signature;
@@ -31,6 +37,7 @@ CREATE TABLE seals (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, hash BLOB NOT
 /// A ledger in a file.
 pub(super) struct Sqlite {
     connection: Connection,
+    checkpoints: Option<Checkpoints>,
     place: String,
 }
 
@@ -50,10 +57,11 @@ impl Sqlite {
         };
         connection.busy_timeout(patience).map_err(failed)?;
         connection.set_prepared_statement_cache_capacity(32);
-        let mut ledger = Self { connection, place };
+        let mut ledger = Self { connection, checkpoints: None, place };
         ledger.check(mode)?;
         if mode == Mode::Write {
             ledger.prepare().map_err(|error| ledger.fault(&error))?;
+            ledger.checkpoints = Some(Checkpoints::of(path));
         }
         Ok(ledger)
     }
@@ -77,8 +85,8 @@ impl Sqlite {
     fn prepare(&self) -> rusqlite::Result<()> {
         // The page size holds for a file that is made now; WAL stays with the file, the others are of this connection.
         self.connection.execute_batch(
-            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             PRAGMA wal_autocheckpoint = 2000; PRAGMA journal_size_limit = 67108864; BEGIN IMMEDIATE",
+            "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -16384; PRAGMA journal_size_limit = 67108864; BEGIN IMMEDIATE",
         )?;
         // A program that started beside this one may have made it meanwhile.
         let made: i32 = self.connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
@@ -229,8 +237,12 @@ impl Backend for Sqlite {
                 id(chain, head.seq), signed(head.time), head.hash.as_bytes(), head.signature.as_bytes()
             ])?;
             Ok(0)
-        })
-        .map(|_| ())
+        })?;
+        if let Some(checkpoints) = &mut self.checkpoints {
+            let written = group.records.iter().map(|record| record.body.len()).sum();
+            checkpoints.written(written, &self.connection);
+        }
+        Ok(())
     }
 
     fn scan(&mut self, chain: ChainId, range: Range, visit: Visit<'_>) -> Result<(), StoreError> {
