@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use penstock_ledger::{
-    ChainName, Checked, ExportError, Head, KeyError, LedgerKey, Place, PruneError, PublicKey, Reader, Report, StoreError,
-    jsonl, parquet, prune, verify,
+    ChainName, Checked, ExportError, Head, KeyError, LedgerKey, Place, PruneError, PublicKey, Reader, Report,
+    StoreError, jsonl, parquet, prune, verify,
 };
 use penstock_proto::RequestId;
 use penstock_proto::time::unix_now;
@@ -336,9 +336,10 @@ pub(crate) fn store_fault(error: StoreError) -> Fault {
             Fault::bad_input(error)
         }
         StoreError::Unreachable { .. } | StoreError::Slow { .. } => Fault::not_reachable(error),
-        StoreError::Full { .. } | StoreError::ReadOnly { .. } | StoreError::Damaged { .. } | StoreError::Failed { .. } => {
-            Fault::failed(error)
-        }
+        StoreError::Full { .. }
+        | StoreError::ReadOnly { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Failed { .. } => Fault::failed(error),
     }
 }
 
@@ -359,7 +360,8 @@ fn key_fault(error: KeyError) -> Fault {
 }
 
 fn request_id(text: &str) -> Result<RequestId, String> {
-    text.parse().map_err(|_| "this is no request id: 26 letters and digits are, as x-penstock-request-id tells it".to_owned())
+    text.parse()
+        .map_err(|_| "this is no request id: 26 letters and digits are, as x-penstock-request-id tells it".to_owned())
 }
 
 /// A head, or the file that holds one.

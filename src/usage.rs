@@ -114,7 +114,8 @@ fn prices(files: &[PathBuf]) -> Result<Vec<PricedAs>, Fault> {
     let catalog = Catalog::read(sources).map_err(Fault::bad_input)?;
     let mut prices = Vec::new();
     for (name, upstream) in &catalog.upstreams {
-        let models = upstream.models.iter().map(|model| (format!("{name}/{}", model.name), model.price.or(upstream.price)));
+        let models =
+            upstream.models.iter().map(|model| (format!("{name}/{}", model.name), model.price.or(upstream.price)));
         let any = upstream.models.is_empty().then(|| (format!("{name}/*"), upstream.price));
         prices.extend(models.chain(any).filter_map(|(name, price)| {
             let price = price?;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use penstock_ledger::{
-    Candidate, ChainName, Class, Config, Decided, Egress, Inputs, Ledger, LedgerKey, Place, Raised, Raiser, Reader, Record,
-    Served, Settled, Shape, Target, Tide, Time, Tokens, verify,
+    Candidate, ChainName, Class, Config, Decided, Egress, Inputs, Ledger, LedgerKey, Place, Raised, Raiser, Reader,
+    Record, Served, Settled, Shape, Target, Tide, Time, Tokens, verify,
 };
 use penstock_proto::{DataClass, RequestId};
 

@@ -107,7 +107,7 @@ impl Reader {
     }
 
     pub(crate) fn heads(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Head>, StoreError> {
-        self.backend.heads(chain, name)
+        self.backend.heads(chain, name, 0)
     }
 
     pub(crate) fn seals(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Seal>, StoreError> {

@@ -188,8 +188,8 @@ pub(crate) trait Backend: Send {
     fn scan(&mut self, chain: ChainId, range: Range, visit: Visit<'_>) -> Result<(), StoreError>;
     /// Reads the records of a request, in the order of their writing within each chain.
     fn find(&mut self, request: &str, visit: &mut dyn FnMut(ChainId, Entry<'_>)) -> Result<(), StoreError>;
-    /// A chain's stored heads, oldest first.
-    fn heads(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Head>, StoreError>;
+    /// A chain's stored heads of records after one, oldest first.
+    fn heads(&mut self, chain: ChainId, name: &ChainName, after: u64) -> Result<Vec<Head>, StoreError>;
     /// A chain's seals, oldest first.
     fn seals(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Seal>, StoreError>;
     /// Keeps a seal.

@@ -130,7 +130,10 @@ fn usage_shows_the_cost_and_the_saving() {
     let usage = json(&penstock(data, &args));
     assert_eq!(usage["elsewhere"][0]["name"], "acme/small");
     let retail = &usage["lines"][0];
-    assert_eq!((&retail["name"], &retail["requests"], &retail["cost_nanos"]), (&"retail".into(), &2.into(), &200_000.into()));
+    assert_eq!(
+        (&retail["name"], &retail["requests"], &retail["cost_nanos"]),
+        (&"retail".into(), &2.into(), &200_000.into())
+    );
     // Twice 600 × 2,500 + 400 × 1,250 + 10 × 10,000 nanos.
     assert_eq!(retail["elsewhere_nanos"], serde_json::json!([312_000, 4_200_000]));
     assert_eq!(usage["total"]["requests"], 3);
@@ -156,7 +159,11 @@ fn what_is_wrong_is_told_with_the_contracts_exit_codes() {
     told(&["ledger", "show", "abc"], 2, "this is no request id");
     told(&["ledger", "export", "--since", "later"], 2, "no point in time");
     written(data);
-    told(&["usage", "--ledger-url", "postgres://me:secret@127.0.0.1:1/x"], 3, "postgres://127.0.0.1:1/x is not reachable");
+    told(
+        &["usage", "--ledger-url", "postgres://me:secret@127.0.0.1:1/x"],
+        3,
+        "postgres://127.0.0.1:1/x is not reachable",
+    );
     told(&["usage", "--ledger-url", "mysql://x"], 2, "--ledger-url");
     std::fs::write(data.join("ledger.key"), "not a key").unwrap();
     told(&["ledger", "key"], 2, "does not hold 64 hexadecimal digits");

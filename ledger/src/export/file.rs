@@ -353,10 +353,18 @@ mod tests {
             row.text(t);
         }
         file.finish().unwrap();
-        let n = [&[0x15, 0, 0x15, 32, 0x15, 32, 0x2c, 0x15, 4, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0][..], &[1, 0, 0, 0, 0, 0, 0, 0],
-            &[2, 0, 0, 0, 0, 0, 0, 0]].concat();
-        let t = [&[0x15, 0, 0x15, 28, 0x15, 28, 0x2c, 0x15, 4, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0][..], &[4, 0, 0, 0, 2, 1, 2, 0],
-            &[2, 0, 0, 0, b'a', b'b']].concat();
+        let n = [
+            &[0x15, 0, 0x15, 32, 0x15, 32, 0x2c, 0x15, 4, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0],
+            &[2, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat();
+        let t = [
+            &[0x15, 0, 0x15, 28, 0x15, 28, 0x2c, 0x15, 4, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0][..],
+            &[4, 0, 0, 0, 2, 1, 2, 0],
+            &[2, 0, 0, 0, b'a', b'b'],
+        ]
+        .concat();
         let begin = [MAGIC, n.as_slice(), t.as_slice()].concat();
         assert_eq!(&out[..begin.len()], begin);
         let footer = u32::from_le_bytes(out[out.len() - 8..out.len() - 4].try_into().unwrap()) as usize;

@@ -117,7 +117,10 @@ fn a_price_counts_cached_tokens_once_and_rounds_up() {
     assert_eq!(Price { cached_input: None, ..price }.of(&tokens), 2_600_000);
     // More cached tokens than tokens are a provider's error, and lower no price below nothing.
     assert_eq!(price.of(&Tokens { prompt: 1, cached: 9, completion: 0 }), 1_250);
-    assert_eq!(Price { input: 1, output: 0, cached_input: None }.of(&Tokens { prompt: 1, cached: 0, completion: 0 }), 1);
+    assert_eq!(
+        Price { input: 1, output: 0, cached_input: None }.of(&Tokens { prompt: 1, cached: 0, completion: 0 }),
+        1
+    );
     assert_eq!(price.of(&Tokens { prompt: u64::MAX, cached: 0, completion: u64::MAX }), u64::MAX);
 }
 

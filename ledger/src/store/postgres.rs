@@ -87,7 +87,8 @@ impl Postgres {
         config.connect_timeout(patience).application_name("penstock").keepalives_idle(Duration::from_secs(30));
         let place = without_secrets(&url);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| StoreError::Failed { place: place.clone(), reason: error.to_string() })?;
+        let runtime =
+            runtime.map_err(|error| StoreError::Failed { place: place.clone(), reason: error.to_string() })?;
         let mut ledger = Self { runtime, config, tls, link: None, frozen: false, patience, place };
         ledger.prepare(mode)?;
         Ok(ledger)
@@ -152,10 +153,18 @@ impl Postgres {
         result.map_err(|error| fault(&self.place, &error))
     }
 
-    fn signed(&mut self, chain: ChainId, table: &str) -> Result<Vec<(u64, u64, Hash, Signature)>, StoreError> {
-        let select = format!("SELECT seq, time, hash, signature FROM penstock_ledger.{table} WHERE chain = $1 ORDER BY seq");
+    fn signed(
+        &mut self,
+        chain: ChainId,
+        table: &str,
+        after: u64,
+    ) -> Result<Vec<(u64, u64, Hash, Signature)>, StoreError> {
+        let select = format!(
+            "SELECT seq, time, hash, signature FROM penstock_ledger.{table} WHERE chain = $1 AND seq > $2 ORDER BY seq"
+        );
+        let after = signed(after);
         self.call(async |link| {
-            let rows = link.client.query(&select, &[&chain.0]).await?;
+            let rows = link.client.query(&select, &[&chain.0, &after]).await?;
             let read = |row: &Row| {
                 let (hash, signature) = (Hash::from_bytes(bytes(row, 2)?), Signature::from_bytes(bytes(row, 3)?));
                 Ok((unsigned(row.try_get(0)?), unsigned(row.try_get(1)?), hash, signature))
@@ -280,8 +289,9 @@ impl Backend for Postgres {
             let rows = link.client.query("SELECT id, name FROM penstock_ledger.chains ORDER BY id", &[]).await?;
             rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
         })?;
-        let damaged = |error: crate::InvalidChainName| {
-            StoreError::Damaged { place: self.place.clone(), reason: error.to_string() }
+        let damaged = |error: crate::InvalidChainName| StoreError::Damaged {
+            place: self.place.clone(),
+            reason: error.to_string(),
         };
         rows.into_iter().map(|(id, name)| Ok((ChainId(id), ChainName::new(name).map_err(damaged)?))).collect()
     }
@@ -327,9 +337,8 @@ impl Backend for Postgres {
         let mut after = signed(range.after);
         loop {
             let (until, since) = (signed(range.until), signed(range.since));
-            let rows = self.call(async |link| {
-                link.client.query(select, &[&chain.0, &after, &until, &since, &AT_ONCE]).await
-            })?;
+            let rows =
+                self.call(async |link| link.client.query(select, &[&chain.0, &after, &until, &since, &AT_ONCE]).await)?;
             for row in &rows {
                 if visit(entry(row).map_err(|error| fault(&self.place, &error))?).is_break() {
                     return Ok(());
@@ -353,14 +362,14 @@ impl Backend for Postgres {
         Ok(())
     }
 
-    fn heads(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Head>, StoreError> {
-        let rows = self.signed(chain, "heads")?;
+    fn heads(&mut self, chain: ChainId, name: &ChainName, after: u64) -> Result<Vec<Head>, StoreError> {
+        let rows = self.signed(chain, "heads", after)?;
         let head = |(seq, time, hash, signature)| Head { chain: name.clone(), seq, time, hash, signature };
         Ok(rows.into_iter().map(head).collect())
     }
 
     fn seals(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Seal>, StoreError> {
-        let rows = self.signed(chain, "seals")?;
+        let rows = self.signed(chain, "seals", 0)?;
         let seal = |(through, time, hash, signature)| Seal { chain: name.clone(), through, hash, time, signature };
         Ok(rows.into_iter().map(seal).collect())
     }

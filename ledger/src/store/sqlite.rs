@@ -191,8 +191,9 @@ fn entry<'a>(row: &'a Row<'_>) -> rusqlite::Result<Entry<'a>> {
 
 impl Backend for Sqlite {
     fn chain(&mut self, name: &ChainName) -> Result<ChainId, StoreError> {
-        self.write(|connection| connection.execute("INSERT OR IGNORE INTO chains (name) VALUES (?)", [name.as_str()])
-            .map(|_| 0))?;
+        self.write(|connection| {
+            connection.execute("INSERT OR IGNORE INTO chains (name) VALUES (?)", [name.as_str()]).map(|_| 0)
+        })?;
         let select = "SELECT id FROM chains WHERE name = ?";
         self.read(|connection| connection.query_row(select, [name.as_str()], |row| row.get(0))).map(ChainId)
     }
@@ -203,8 +204,9 @@ impl Backend for Sqlite {
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect()
         })?;
-        let damaged = |error: crate::InvalidChainName| {
-            StoreError::Damaged { place: self.place.clone(), reason: error.to_string() }
+        let damaged = |error: crate::InvalidChainName| StoreError::Damaged {
+            place: self.place.clone(),
+            reason: error.to_string(),
         };
         rows.into_iter().map(|(id, name)| Ok((ChainId(id), ChainName::new(name).map_err(damaged)?))).collect()
     }
@@ -227,14 +229,23 @@ impl Backend for Sqlite {
                 let (time, behind) = (signed(record.time), signed(record.behind));
                 let hash = record.hash.as_bytes();
                 insert.execute(params![
-                    id(chain, record.seq), time, behind, record.kind, record.request, hash, record.body
+                    id(chain, record.seq),
+                    time,
+                    behind,
+                    record.kind,
+                    record.request,
+                    hash,
+                    record.body
                 ])?;
             }
             let head = &group.head;
             let superseded = [id(chain, head.block()), id(chain, head.seq)];
             connection.prepare_cached("DELETE FROM heads WHERE id >= ? AND id < ?")?.execute(superseded)?;
             connection.prepare_cached("INSERT INTO heads VALUES (?, ?, ?, ?)")?.execute(params![
-                id(chain, head.seq), signed(head.time), head.hash.as_bytes(), head.signature.as_bytes()
+                id(chain, head.seq),
+                signed(head.time),
+                head.hash.as_bytes(),
+                head.signature.as_bytes()
             ])?;
             Ok(0)
         })?;
@@ -273,14 +284,14 @@ impl Backend for Sqlite {
         })
     }
 
-    fn heads(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Head>, StoreError> {
-        let rows = self.signed(chain, "heads")?;
+    fn heads(&mut self, chain: ChainId, name: &ChainName, after: u64) -> Result<Vec<Head>, StoreError> {
+        let rows = self.signed(chain, "heads", after)?;
         let head = |(seq, time, hash, signature)| Head { chain: name.clone(), seq, time, hash, signature };
         Ok(rows.into_iter().map(head).collect())
     }
 
     fn seals(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Seal>, StoreError> {
-        let rows = self.signed(chain, "seals")?;
+        let rows = self.signed(chain, "seals", 0)?;
         let seal = |(through, time, hash, signature)| Seal { chain: name.clone(), through, hash, time, signature };
         Ok(rows.into_iter().map(seal).collect())
     }
@@ -288,7 +299,9 @@ impl Backend for Sqlite {
     fn seal(&mut self, chain: ChainId, seal: &Seal) -> Result<(), StoreError> {
         let (hash, signature) = (seal.hash.as_bytes(), seal.signature.as_bytes());
         let row = params![id(chain, seal.through), signed(seal.time), hash, signature];
-        self.write(|connection| connection.execute("INSERT OR REPLACE INTO seals VALUES (?, ?, ?, ?)", row).map(|_| 0))?;
+        self.write(|connection| {
+            connection.execute("INSERT OR REPLACE INTO seals VALUES (?, ?, ?, ?)", row).map(|_| 0)
+        })?;
         Ok(())
     }
 
@@ -314,11 +327,11 @@ impl Backend for Sqlite {
 }
 
 impl Sqlite {
-    fn signed(&self, chain: ChainId, table: &str) -> Result<Vec<(u64, u64, Hash, Signature)>, StoreError> {
+    fn signed(&self, chain: ChainId, table: &str, after: u64) -> Result<Vec<(u64, u64, Hash, Signature)>, StoreError> {
         let select = format!("SELECT id, time, hash, signature FROM {table} WHERE id > ? AND id < ? ORDER BY id");
         self.read(|connection| {
             let mut statement = connection.prepare_cached(&select)?;
-            let rows = statement.query_map([id(chain, 0), id(ChainId(chain.0 + 1), 0)], |row| {
+            let rows = statement.query_map([id(chain, after), id(ChainId(chain.0 + 1), 0)], |row| {
                 let (hash, signature) = (Hash::from_bytes(bytes(row, 2)?), Signature::from_bytes(bytes(row, 3)?));
                 Ok((seq(row.get(0)?), unsigned(row.get(1)?), hash, signature))
             })?;

@@ -66,9 +66,9 @@ impl TlsConnect<Socket> for Connect {
     type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        Box::pin(async move {
-            tokio_rustls::TlsConnector::from(self.config).connect(self.name, socket).await.map(Stream)
-        })
+        Box::pin(
+            async move { tokio_rustls::TlsConnector::from(self.config).connect(self.name, socket).await.map(Stream) },
+        )
     }
 }
 

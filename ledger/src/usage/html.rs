@@ -36,7 +36,9 @@ pub(super) fn page(accounts: &Accounts) -> String {
     for ((year, number), month) in accounts.months.iter().rev() {
         let _ = write!(page, "<h2>{year:04}-{number:02}</h2>\n{}", section(accounts, month));
     }
-    page.push_str("<p>Costs of the cluster's own models are their share of its machines' time; days are UTC.</p></body></html>\n");
+    page.push_str(
+        "<p>Costs of the cluster's own models are their share of its machines' time; days are UTC.</p></body></html>\n",
+    );
     page
 }
 
@@ -75,9 +77,10 @@ fn summary(usage: &Usage) -> String {
 }
 
 fn table(usage: &Usage) -> String {
-    let mut table = "<table><tr><th></th><th>requests</th><th>failed</th><th>prompt</th><th>cached</th><th>completion</th>\
+    let mut table =
+        "<table><tr><th></th><th>requests</th><th>failed</th><th>prompt</th><th>cached</th><th>completion</th>\
                      <th>seconds</th><th>cost</th>"
-        .to_owned();
+            .to_owned();
     for elsewhere in &usage.elsewhere {
         let name = escape(&elsewhere.name);
         let _ = write!(table, "<th>on {name}</th><th>saved</th>");
@@ -115,7 +118,8 @@ fn row(table: &mut String, class: &str, line: &Line) {
 /// Bars of what was spent, curves of what the same tokens cost elsewhere.
 fn costs(days: &Usage) -> String {
     let curves = days.elsewhere.len().min(CURVES);
-    let all = |line: &Line| line.elsewhere_nanos.iter().take(curves).copied().chain([line.cost_nanos]).max().unwrap_or(0);
+    let all =
+        |line: &Line| line.elsewhere_nanos.iter().take(curves).copied().chain([line.cost_nanos]).max().unwrap_or(0);
     let top = days.lines.iter().map(all).max().unwrap_or(0) as f64;
     let mut plot = frame(days, &dollars(top as i64));
     for (at, line) in days.lines.iter().enumerate() {
@@ -166,14 +170,22 @@ fn frame(days: &Usage, top: &str) -> String {
         let (x, wide) = place(days.lines.len(), at);
         // The day of the month is enough: the month stands above.
         let day = escape(line.name.rsplit('-').next().unwrap_or_default());
-        let _ = write!(plot, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{day}</text>", x + wide / 2.0, height - 8.0);
+        let _ = write!(
+            plot,
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{day}</text>",
+            x + wide / 2.0,
+            height - 8.0
+        );
     }
     plot
 }
 
 fn legend(class: &str, at: u32, word: &str) -> String {
     let x = PLOT.2 + 90.0 * f64::from(at);
-    format!("<rect class=\"{class}\" x=\"{x}\" y=\"3\" width=\"10\" height=\"10\"/><text x=\"{}\" y=\"12\">{word}</text>", x + 15.0)
+    format!(
+        "<rect class=\"{class}\" x=\"{x}\" y=\"3\" width=\"10\" height=\"10\"/><text x=\"{}\" y=\"12\">{word}</text>",
+        x + 15.0
+    )
 }
 
 fn bar(days: usize, at: usize, (from, to): (f64, f64), top: f64, class: &str) -> String {

@@ -55,8 +55,8 @@ impl Backend for Flaky {
     fn find(&mut self, request: &str, visit: &mut dyn FnMut(ChainId, Entry<'_>)) -> Result<(), StoreError> {
         self.inner.find(request, visit)
     }
-    fn heads(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Head>, StoreError> {
-        self.inner.heads(chain, name)
+    fn heads(&mut self, chain: ChainId, name: &ChainName, after: u64) -> Result<Vec<Head>, StoreError> {
+        self.inner.heads(chain, name, after)
     }
     fn seals(&mut self, chain: ChainId, name: &ChainName) -> Result<Vec<Seal>, StoreError> {
         self.inner.seals(chain, name)

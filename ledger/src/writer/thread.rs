@@ -43,7 +43,7 @@ impl Thread {
         let chain = backend.chain(&name)?;
         let empty = Tail { seq: 0, hash: name.genesis(), time: 0 };
         let tail = backend.tail(chain)?.unwrap_or(empty);
-        let (public, last) = (key.public(), backend.heads(chain, &name)?.pop());
+        let (public, last) = (key.public(), backend.heads(chain, &name, tail.seq.saturating_sub(1))?.pop());
         if last.as_ref().is_some_and(|head| !head.is_signed_by(&public)) {
             return Err(OpenError::WrongKey { chain: name, place, public: public.to_string() });
         }
@@ -63,7 +63,10 @@ impl Thread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(|error| Unwritten {
             records: 0,
-            reason: Error::Unavailable(StoreError::Failed { place: "this machine".to_owned(), reason: error.to_string() }),
+            reason: Error::Unavailable(StoreError::Failed {
+                place: "this machine".to_owned(),
+                reason: error.to_string(),
+            }),
         })?;
         let mut waiting = Vec::with_capacity(self.group);
         let mut closed = self.shared.closed.subscribe();

@@ -38,7 +38,8 @@ impl Server {
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         // The shell outlives the server by the time that tidying takes, and this process by no more.
-        let script = "\"$1\" -D \"$2/data\" -k \"$2\" -c listen_addresses= -c max_connections=60 >\"$2/log\" 2>&1 & server=$!
+        let script =
+            "\"$1\" -D \"$2/data\" -k \"$2\" -c listen_addresses= -c max_connections=60 >\"$2/log\" 2>&1 & server=$!
                       cat >/dev/null; kill -INT $server; wait $server; rm -rf \"$2\"";
         let child = command(Path::new("/bin/sh"), &dir)
             .args(["-c", script, "sh"])
@@ -48,7 +49,8 @@ impl Server {
             .unwrap();
         let server = Self { dir, bin, databases: AtomicU32::new(0), _child: Mutex::new(child) };
         until("PostgreSQL takes connections", || {
-            let ready = command(&server.bin.join("pg_isready"), &server.dir).arg("-q").arg("-h").arg(&server.dir).status();
+            let ready =
+                command(&server.bin.join("pg_isready"), &server.dir).arg("-q").arg("-h").arg(&server.dir).status();
             ready.unwrap().success()
         });
         server
@@ -94,7 +96,8 @@ fn binaries() -> PathBuf {
     let debian = versions.map(|version| version.path().join("bin"));
     let path = std::env::var("PATH").unwrap_or_default();
     let found = debian.chain(std::env::split_paths(&path)).find(|bin| executable(&bin.join("initdb")));
-    found.expect("no PostgreSQL here: install it, or set PENSTOCK_TEST_POSTGRES to the directory of initdb and postgres")
+    found
+        .expect("no PostgreSQL here: install it, or set PENSTOCK_TEST_POSTGRES to the directory of initdb and postgres")
 }
 
 #[derive(Clone)]
@@ -126,8 +129,10 @@ impl Database {
 
     /// Ends all of its connections, as a server that is restarted does.
     pub(crate) fn drop_connections(&self) {
-        self.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> \
-                  pg_backend_pid()");
+        self.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> \
+                  pg_backend_pid()",
+        );
     }
 
     /// A way to it that can be blocked.

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use penstock_ledger::{
-    Candidate, ChainName, Class, Config, Decided, Egress, Head, Inputs, Ledger, LedgerKey, Place, Raised, Raiser, Reader,
-    Record, Report, Served, Settled, Shape, Target, Tide, Time, Tokens, verify,
+    Candidate, ChainName, Class, Config, Decided, Egress, Head, Inputs, Ledger, LedgerKey, Place, Raised, Raiser,
+    Reader, Record, Report, Served, Settled, Shape, Target, Tide, Time, Tokens, verify,
 };
 use penstock_proto::{DataClass, RequestId};
 
@@ -26,9 +26,8 @@ pub(crate) fn config(place: &Place, name: &str) -> Config {
 }
 
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-    });
+    static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+        LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
     RUNTIME.block_on(future)
 }
 

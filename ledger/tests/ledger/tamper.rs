@@ -50,7 +50,12 @@ fn read(home: &Home) -> Content {
         let rows = rows.unwrap().map(Result::unwrap).collect();
         let mut heads = database.prepare("SELECT id, time, hash, signature FROM heads").unwrap();
         let heads = heads.query_map([], |row| {
-            Ok(Signed { seq: row.get::<_, i64>(0)? - CHAIN, time: row.get(1)?, hash: row.get(2)?, signature: row.get(3)? })
+            Ok(Signed {
+                seq: row.get::<_, i64>(0)? - CHAIN,
+                time: row.get(1)?,
+                hash: row.get(2)?,
+                signature: row.get(3)?,
+            })
         });
         return Content { rows, heads: heads.unwrap().map(Result::unwrap).collect() };
     };
@@ -109,7 +114,8 @@ fn replace(home: &Home, content: &Content) {
     }
     for Signed { seq, time, hash, signature } in &content.heads {
         let (hash, signature) = (hex(hash), hex(signature));
-        sql += &format!("INSERT INTO penstock_ledger.heads VALUES (1, {seq}, {time}, '\\x{hash}', '\\x{signature}');\n");
+        sql +=
+            &format!("INSERT INTO penstock_ledger.heads VALUES (1, {seq}, {time}, '\\x{hash}', '\\x{signature}');\n");
     }
     database.run(&(sql + "COMMIT;"));
 }

@@ -64,7 +64,9 @@ fn what_is_pruned_is_sealed_and_the_rest_still_verifies() {
     for home in Home::both() {
         write(Config { clock: || HOUR, ..config(&home.place, "r1") }, 300);
         let (ledger, writer) = Ledger::open(Config { clock: || HOUR * 3, ..config(&home.place, "r1") }).unwrap();
-        let append = || block_on(async { ledger.append(&decided(penstock_proto::RequestId::generate())).unwrap().written().await });
+        let append = || {
+            block_on(async { ledger.append(&decided(penstock_proto::RequestId::generate())).unwrap().written().await })
+        };
         append().unwrap();
         let head = check(&home.place, None).chains[0].head.clone().unwrap();
         // A router writes the chain meanwhile.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 /// Bytes that a commit writes beside its records, about: the last page of each tree.
 const OVERHEAD: usize = 20 << 10;
@@ -31,19 +31,18 @@ impl Checkpoints {
     pub(super) fn written(&mut self, bytes: usize, connection: &Connection) {
         self.log += bytes + OVERHEAD;
         match self.running.take() {
-            Some(running) if running.is_finished() => {
+            Some(running) if !running.is_finished() && self.log < TOO_MANY => self.running = Some(running),
+            Some(running) => {
                 join(running);
                 checkpoint(connection);
                 self.log = 0;
             }
-            Some(running) if self.log < TOO_MANY => self.running = Some(running),
-            Some(running) => join(running),
             None if self.log >= ENOUGH => {
                 let path = self.path.clone();
                 let name = "ledger-checkpoint".to_owned();
                 let run = move || {
                     // A ledger that cannot be opened just now is moved later: nothing depends on when.
-                    if let Ok(connection) = Connection::open(path) {
+                    if let Ok(connection) = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE) {
                         let _ = connection.busy_timeout(Duration::from_secs(1));
                         checkpoint(&connection);
                     }
