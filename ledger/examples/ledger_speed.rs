@@ -2,6 +2,8 @@
 //!
 //! Records are those of requests, a `decided` and a `settled` each. DIR is where the file lies; its disk is what is measured.
 
+#![expect(clippy::print_stdout, reason = "an example that prints figures")]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

@@ -276,8 +276,8 @@ mod tests {
         let head = Head::sign(&key, &ChainName::new("r1").unwrap(), 9, 5, Hash::from_bytes([3; 32]));
         assert_eq!(head.to_string().parse::<Head>(), Ok(head.clone()));
         assert!(head.is_signed_by(&key.public()));
-        let moved = Head { chain: ChainName::new("r2").unwrap(), ..head.clone() };
-        let later = Head { seq: 10, ..head };
+        let later = Head { seq: 10, ..head.clone() };
+        let moved = Head { chain: ChainName::new("r2").unwrap(), ..head };
         assert!(!moved.is_signed_by(&key.public()) && !later.is_signed_by(&key.public()));
         for wrong in ["", "r1", "r1:1:2:3:4", "r1:x:1:2:3"] {
             assert_eq!(wrong.parse::<Head>(), Err(InvalidHead));

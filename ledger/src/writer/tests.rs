@@ -241,7 +241,7 @@ fn a_chain_is_gone_on_with_only_as_it_was_signed() {
     let head = &heads.lock().unwrap()[0].clone();
     let row = rusqlite::params![(1i64 << 40) | 1, head.time as i64, head.hash.as_bytes(), head.signature.as_bytes()];
     copied.execute("INSERT INTO heads VALUES (?, ?, ?, ?)", row).unwrap();
-    let cut = Config { head: Some(mirrored.clone()), ..config(&copy) };
+    let cut = Config { head: Some(mirrored), ..config(&copy) };
     let error = Ledger::open(cut).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("ends at record 1, and record 3 was signed"), "{error}");
 

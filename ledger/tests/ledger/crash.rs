@@ -24,11 +24,10 @@ fn child() {
     };
     let (ledger, _writer) = Ledger::open(config(&place, "r1")).unwrap();
     block_on(async {
-        let mut tasks = Vec::new();
+        let mut tasks = tokio::task::JoinSet::<()>::new();
         for _ in 0..16 {
             let ledger = ledger.clone();
-            #[expect(clippy::disallowed_methods, reason = "awaited below, were this process not killed")]
-            let task = tokio::spawn(async move {
+            tasks.spawn(async move {
                 loop {
                     let request = RequestId::generate();
                     ledger.append(&decided(request)).unwrap().written().await.unwrap();
@@ -39,11 +38,8 @@ fn child() {
                     ledger.note(&settled(request, "retail")).unwrap();
                 }
             });
-            tasks.push(task);
         }
-        for task in tasks {
-            task.await.unwrap();
-        }
+        tasks.join_all().await;
     });
 }
 
