@@ -8,6 +8,7 @@ mod cluster;
 mod explain;
 mod fault;
 mod get;
+mod ledger;
 mod logs;
 mod model;
 mod output;
@@ -20,6 +21,7 @@ mod tenant;
 mod tls;
 mod units;
 mod up;
+mod usage;
 mod worker;
 
 use std::path::PathBuf;
@@ -111,6 +113,11 @@ enum Command {
     /// Fetches, lists and inspects model files
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Checks, exports, prunes and reads the ledger, offline
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// Adds up what was used, what it cost, and what the same tokens cost elsewhere
+    Usage(usage::UsageArgs),
 }
 
 impl Global {
@@ -166,6 +173,8 @@ fn run(cli: Cli) -> Result<(), Fault> {
             Command::Chat(args) => chat::run(args).await,
             Command::Bench(args) => bench::run(args, cli.global.output).await,
             Command::Model(command) => model::run(command, &cli.global).await,
+            Command::Ledger(command) => ledger::run(command, &cli.global).await,
+            Command::Usage(args) => usage::run(args, &cli.global).await,
         }
     })
 }

@@ -8,6 +8,7 @@ mod up;
 mod bad_input;
 mod catalog;
 mod clients;
+mod ledger;
 mod life;
 mod load;
 mod models;
