@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 import urllib.error
@@ -70,11 +69,6 @@ class Container:
         code = self.process.wait(2 * LIMIT)
         assert code == 0, self.said()
         return json.loads(self.said())
-
-    def end(self):
-        """SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(LIMIT)
 
 
 class Cluster:
@@ -140,7 +134,7 @@ class Cluster:
         for init in spec.get("initContainers", []):
             done = self._spawn(name, spec, init)
             code = done.process.wait(LIMIT)
-            assert code == 0, f"{name}: {init['name']} ended with {code}: {done.said()}"
+            assert code == 0, f"{init['name']} of {name} ended with {code}: {done.said()}"
         [container] = spec["containers"]
         started = self._spawn(name, spec, container)
         self.running.append(started)

@@ -178,6 +178,7 @@ def test_the_schema_is_complete():
         ("catalogue.enabled=true,catalogue.inline=x", ["secrets.adminKey"]),
         ("catalogue.enabled=true,secrets.adminKey.secret=a", ["catalogue"]),
         ("secrets.adminKey=abc", ["secrets.adminKey", "object"]),
+        ("router.env.ACME_API_KEY=abc", ["router.env", "ACME_API_KEY"]),
         ("gateway.ingress.enabled=true", ["gateway.ingress.host"]),
         ("ledger.enabled=true", ["ledger.url.secret"]),
     ],

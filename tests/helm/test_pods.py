@@ -3,6 +3,7 @@ with the chart's own monitors and rules."""
 
 import json
 import re
+import signal
 import subprocess
 import urllib.parse
 import urllib.request
@@ -184,7 +185,42 @@ def test_autoscaling_reads_what_is_there(touched):
         assert float(series["value"][1]) >= 0
 
 
-def test_told_to_end_every_part_ends_well(touched, rehearsal):
-    """The last test of its release."""
-    for part in reversed(rehearsal.parts):
-        assert part.end() == 0, part.said()
+def test_an_adapter_that_follows_the_charts_rules_reads_what_is_there(touched):
+    scaling = {"autoscaling": {"enabled": True, "type": "hpa"}}
+    values = REHEARSAL | {
+        "monitoring": {"enabled": True, "adapterRules": True},
+        "workers": [REHEARSAL["workers"][0] | scaling],
+    }
+    objects = render(values=values)
+    config = yaml.safe_load(of(objects, "ConfigMap", "test-adapter-rules")["data"]["config.yaml"])
+    rules = {rule["name"]["as"]: rule for rule in config["externalRules"]}
+    scaler = of(objects, "HorizontalPodAutoscaler", "test-worker-stand-in")
+    for metric in scaler["spec"]["metrics"]:
+        rule = rules[metric["external"]["metric"]["name"]]
+        asked = metric["external"]["metric"]["selector"]["matchLabels"] | {"namespace": "space"}
+        matchers = ",".join(f'{label}="{value}"' for label, value in asked.items())
+        name = rule["seriesQuery"].partition("{")[0]
+        query = rule["metricsQuery"].replace("<<.Series>>", name).replace("<<.LabelMatchers>>", matchers)
+        assert touched.series(rule["seriesQuery"])
+        [series] = touched.series(query)
+        assert float(series["value"][1]) >= 0
+
+
+def test_pods_that_are_told_to_end_finish_what_they_have(touched, rehearsal):
+    """The last test of its release: a worker goes, then everything, and no request fails."""
+    routers = [ip for _, ip in rehearsal.behind({"app.kubernetes.io/component": "router"})]
+    # Some seconds of a stand-in's steps of ten milliseconds.
+    body = {"model": "rehearsal", "prompt": "Once", "max_tokens": 150, "ignore_eos": True}
+
+    def in_flight():
+        shown = [get(f"http://{ip}:9464/metrics")[1] for ip in routers]
+        return sum(int(count) for text in shown for count in re.findall(r"^penstock_requests_in_flight (\d+)", text, re.M))
+
+    with ThreadPoolExecutor(16) as clients:
+        for parts in ([rehearsal.parts[0]], rehearsal.parts[:0:-1]):
+            asked = [clients.submit(ask, routers[index % 2], body) for index in range(16)]
+            until(lambda: in_flight() == 16, "not all are in flight")
+            for part in parts:
+                part.process.send_signal(signal.SIGTERM)
+            assert [part.process.wait(60) for part in parts] == [0] * len(parts)
+            assert [request.result()[0] for request in asked] == [200] * 16

@@ -1,11 +1,12 @@
-"""A release with TLS everywhere: certificates as the chart asks cert-manager for them, clients that must show theirs, and
-a real model, pulled from a claim by the init container."""
+"""Releases with a real model: with TLS everywhere, certificates as the chart asks cert-manager for them, and clients that
+must show theirs; and with a file that is not the one that was named."""
 
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 import trustme
 from chart import ROOT, of, render
 from kubelet import Cluster, until
@@ -61,3 +62,15 @@ def test_with_tls_a_real_model_is_pulled_and_answers_those_with_a_certificate(tm
         without = ["curl", "-sS", "--insecure", f"https://{cluster.pods['test-router-0']}:8080/v1/models"]
         assert subprocess.run(without, capture_output=True, check=False).returncode != 0
         until(lambda: "refused a connection" in router.said() and "no certificates" in router.said(), router.said)
+
+
+def test_a_file_with_another_digest_ends_the_init_container_which_says_so(tmp_path):
+    claim = tmp_path / "claim"
+    claim.mkdir(mode=0o755)
+    (claim / "small.gguf").write_bytes(b"GGUF")
+    pool = {"name": "small", "model": "small", "source": "file:/models/small.gguf", "modelClaim": "models"}
+    objects = render(values={"workers": [pool | {"sha256": "ab" * 32}]})
+    with Cluster(tmp_path, objects, claims={"models": claim}) as cluster, pytest.raises(AssertionError) as ended:
+        cluster.start("test-worker-small-0")
+    assert "pull of test-worker-small-0 ended with 1" in str(ended.value)
+    assert "ab" * 32 in str(ended.value), "it names the digest that was expected"
