@@ -55,6 +55,17 @@ def get(url, timeout=5):
         return 0, str(error)
 
 
+def ask(ip, body, headers=None):
+    """A completion of a router; status and body."""
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{ip}:8080/v1/completions", data, headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 class Container:
     """A process in its pod."""
 
@@ -110,8 +121,14 @@ class Cluster:
                 template = owner if owner["kind"] == "Pod" else owner["spec"]["template"]
                 yield name, template["metadata"]["labels"], spec
                 continue
-            for index in range(owner["spec"]["replicas"]):
+            for index in range(owner["spec"].get("replicas", self._most(name))):
                 yield f"{name}-{index}", owner["spec"]["template"]["metadata"]["labels"], spec
+
+    def _most(self, name):
+        """The replicas of what is scaled: as many as there may be."""
+        scalers = of(self.objects, "ScaledObject") + of(self.objects, "HorizontalPodAutoscaler")
+        targets = {each["spec"]["scaleTargetRef"]["name"]: each["spec"] for each in scalers}
+        return targets[name].get("maxReplicaCount", targets[name].get("maxReplicas")) if name in targets else 0
 
     def _names(self):
         """What DNS says: of a headless service its pods, each by its own name too; of another one, one of its pods."""
@@ -125,12 +142,13 @@ class Cluster:
         return names
 
     def behind(self, selector):
-        """(name, ip) of the pods that a selector selects."""
-        return [(pod, self.pods[pod]) for pod, labels, _ in self._planned() if selects(selector, labels)]
+        """(name, ip, labels) of the pods that a selector selects."""
+        return [(pod, self.pods[pod], labels) for pod, labels, _ in self._planned() if selects(selector, labels)]
 
     def start(self, name):
         """Runs a pod's init containers to their end, starts its container, and waits until it is ready."""
         [spec] = [spec for pod, _, spec in self._planned() if pod == name]
+        shutil.rmtree(self.folder / name, ignore_errors=True)
         for init in spec.get("initContainers", []):
             done = self._spawn(name, spec, init)
             code = done.process.wait(LIMIT)

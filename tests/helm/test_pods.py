@@ -4,15 +4,13 @@ with the chart's own monitors and rules."""
 import json
 import re
 import signal
-import subprocess
-import urllib.parse
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from chart import CHART, TOOLS, of, render
-from kubelet import NODE, Cluster, get, until
+from chart import CHART, of, render
+from kubelet import Cluster, ask, get, until
+from prometheus import Prometheus
 
 REHEARSAL = {
     "router": {"replicas": 2, "deadlineSeconds": 60},
@@ -21,16 +19,6 @@ REHEARSAL = {
     "monitoring": {"enabled": True, "interval": "1s"},
     "networkPolicy": {"enabled": True},
 }
-
-
-def ask(ip, body, headers=None):
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(f"http://{ip}:8080/v1/completions", data, headers or {})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def start_together(cluster, names):
@@ -60,7 +48,7 @@ def test_the_rendered_pods_start_and_the_test_pod_gets_its_answer(rehearsal):
 
 
 def test_both_routers_serve_both_workers(rehearsal):
-    for _, ip in rehearsal.behind({"app.kubernetes.io/component": "router"}):
+    for _, ip, _ in rehearsal.behind({"app.kubernetes.io/component": "router"}):
         until(lambda ip=ip: 'penstock_members{state="ready"} 2' in get(f"http://{ip}:9464/metrics")[1], "no two workers")
         status, body = ask(ip, {"model": "rehearsal", "prompt": "Once", "max_tokens": 4})
         assert status == 200, body
@@ -68,57 +56,8 @@ def test_both_routers_serve_both_workers(rehearsal):
 
 @pytest.fixture(scope="module")
 def prometheus(rehearsal, tmp_path_factory):
-    """Scrapes what the monitors select, under the labels that they give, with the rules of the PrometheusRule."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    rules = of(rehearsal.objects, "PrometheusRule", "test-alerts")["spec"]
-    (folder / "rules.yml").write_text(yaml.safe_dump(rules))
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": ["rules.yml"],
-        "scrape_configs": [job for monitor in monitors(rehearsal.objects) for job in jobs(rehearsal, monitor)],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    command = [TOOLS / "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={NODE}:9090"], stdout=log, stderr=log)
-    try:
-        until(lambda: get(f"http://{NODE}:9090/-/ready")[0] == 200, (folder / "log").read_text)
-        yield Prometheus()
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def monitors(objects):
-    return of(objects, "ServiceMonitor") + of(objects, "PodMonitor")
-
-
-def jobs(cluster, monitor):
-    """What the operator makes of a monitor, for pods that do not move."""
-    selector = monitor["spec"]["selector"]["matchLabels"]
-    [endpoint] = monitor["spec"].get("endpoints") or monitor["spec"]["podMetricsEndpoints"]
-    assert endpoint["port"] == "ops"
-    port = {"router": 9464, "worker": 9465, "etcd": 2381}[selector["app.kubernetes.io/component"]]
-    pool = {"penstock.dev/pool": "stand-in"}
-    for pod, ip in cluster.behind(selector):
-        labels = {"namespace": cluster.namespace, "pod": pod}
-        for rule in endpoint["relabelings"]:
-            if "replacement" in rule:
-                labels[rule["targetLabel"]] = rule["replacement"]
-            else:
-                assert rule["sourceLabels"] == ["__meta_kubernetes_pod_label_penstock_dev_pool"]
-                labels[rule["targetLabel"]] = pool["penstock.dev/pool"]
-        yield {"job_name": pod, "static_configs": [{"targets": [f"{ip}:{port}"], "labels": labels}]}
-
-
-class Prometheus:
-    def api(self, path, **query):
-        status, body = get(f"http://{NODE}:9090/api/v1/{path}?{urllib.parse.urlencode(query)}")
-        assert status == 200, f"{query}: {body}"
-        return json.loads(body)["data"]
-
-    def series(self, query):
-        return self.api("query", query=query)["result"]
+    with Prometheus(rehearsal, tmp_path_factory.mktemp("prometheus")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +67,7 @@ def touched(rehearsal, prometheus):
         lambda: all(target["health"] == "up" for target in prometheus.api("targets")["activeTargets"]),
         lambda: prometheus.api("targets"),
     )
-    [(_, ip), *_] = rehearsal.behind({"app.kubernetes.io/component": "router"})
+    [(_, ip, _), *_] = rehearsal.behind({"app.kubernetes.io/component": "router"})
 
     def traffic():
         status, body = ask(ip, {"model": "rehearsal", "prompt": "Once upon a time " * 20, "max_tokens": 16})
@@ -208,7 +147,7 @@ def test_an_adapter_that_follows_the_charts_rules_reads_what_is_there(touched):
 
 def test_pods_that_are_told_to_end_finish_what_they_have(touched, rehearsal):
     """The last test of its release: a worker goes, then everything, and no request fails."""
-    routers = [ip for _, ip in rehearsal.behind({"app.kubernetes.io/component": "router"})]
+    routers = [ip for _, ip, _ in rehearsal.behind({"app.kubernetes.io/component": "router"})]
     # Some seconds of a stand-in's steps of ten milliseconds.
     body = {"model": "rehearsal", "prompt": "Once", "max_tokens": 150, "ignore_eos": True}
 
