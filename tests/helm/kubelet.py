@@ -226,7 +226,8 @@ class Cluster:
         yield f"mount -t tmpfs -o mode=755 tmpfs {at}"
         yield f"mkdir -p {at}/usr {at}/proc {at}/dev {at}/etc"
         for name in ("bin", "lib", "lib64"):
-            yield f"[ -L /{name} ] && cp -P /{name} {at}/ || {{ mkdir {at}/{name}; mount --rbind /{name} {at}/{name}; }}"
+            link, real = f"cp -P /{name} {at}/", f"mkdir {at}/{name}; mount --rbind /{name} {at}/{name}"
+            yield link if Path(f"/{name}").is_symlink() else real
         yield f"mount --rbind /usr {at}/usr"
         yield f"mount --bind {shlex.quote(str(self.folder / 'bin'))} {at}/usr/local/bin"
         yield f"mount --rbind /proc {at}/proc"
@@ -246,7 +247,8 @@ class Cluster:
     def _volume(self, pod, spec, name):
         """The folder behind a volume; made and filled when it is first asked for."""
         folder = self.folder / pod / "volumes" / name
-        volume = next((each for each in spec.get("volumes", []) if each["name"] == name), {"persistentVolumeClaim": None})
+        # A claim of a StatefulSet's own is no volume of its pods.
+        volume = next((each for each in spec.get("volumes", []) if each["name"] == name), {})
         claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         if claim:
             return self.claims[claim]

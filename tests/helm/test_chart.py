@@ -4,6 +4,7 @@ import functools
 import json
 import random
 import re
+import shutil
 import subprocess
 
 import kubernetes_validate.utils
@@ -19,6 +20,11 @@ DRAWN = 20
 
 # Reads each of its files once.
 kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
+
+
+@functools.cache
+def drawn(seed):
+    return render(values=Drawer(SCHEMA, random.Random(seed)).values())
 
 
 def check(objects):
@@ -102,8 +108,7 @@ def test_examples_are_valid(example):
 
 @pytest.mark.parametrize("seed", range(DRAWN))
 def test_drawn_values_are_valid(seed):
-    values = Drawer(SCHEMA, random.Random(seed)).values()
-    objects = render(values=values)
+    objects = drawn(seed)
     check(objects)
     keeps_policy(objects)
     connected(objects)
@@ -112,7 +117,7 @@ def test_drawn_values_are_valid(seed):
 def test_drawn_values_reach_every_template():
     kinds = set()
     for seed in range(DRAWN):
-        kinds |= {each["kind"] for each in render(values=Drawer(SCHEMA, random.Random(seed)).values())}
+        kinds |= {each["kind"] for each in drawn(seed)}
     for example in EXAMPLES:
         kinds |= {each["kind"] for each in render(example=example)}
     assert kinds >= {
@@ -173,7 +178,7 @@ def test_the_schema_is_complete():
         ("workers[0].source=file:/models/a.gguf", ["workers[0] (small)", "modelClaim"]),
         ("workers[0].device=cuda:0", ["workers[0] (small)", "gpus"]),
         ("workers[0].tensorParallel=2", ["workers[0] (small)", "tensorParallel 2", "gpus"]),
-        ("workers[0].autoscaling.enabled=true,workers[0].autoscaling.minReplicas=9", ["minReplicas 9", "maxReplicas 4"]),
+        ("workerDefaults.autoscaling.enabled=true,workerDefaults.autoscaling.minReplicas=9", ["workers[0]", "9", "4"]),
         ("workers[1].name=small,workers[1].model=m,workers[1].runner=scripted", ["workers[1] (small)", "another pool"]),
         ("catalogue.enabled=true,catalogue.inline=x", ["secrets.adminKey"]),
         ("catalogue.enabled=true,secrets.adminKey.secret=a", ["catalogue"]),
@@ -340,6 +345,22 @@ def test_flags_that_come_later_are_given_only_where_values_ask():
         ledger={"enabled": True, "url": {"secret": "a"}, "key": {"secret": "b"}},
     )
     assert later <= everything
+
+
+@pytest.mark.parametrize("example", [None, *EXAMPLES])
+def test_notes_say_what_there_is_and_what_is_open(example, tmp_path):
+    """`helm template` keeps notes for itself, so a copy of the chart puts them into an object."""
+    copy = shutil.copytree(CHART, tmp_path / "penstock")
+    include = '{{ include (print $.Template.BasePath "/NOTES.txt") . | toJson }}'
+    (copy / "templates/notes.yaml").write_text(f"kind: Notes\nmetadata: {{name: notes}}\ndata: {include}\n")
+    files = ["--values", str(CHART / f"values-{example}.yaml")] if example else []
+    text = helm("template", "mine", str(copy), "--namespace", "space", *files)
+    notes = of([each for each in yaml.safe_load_all(text) if each], "Notes", "notes")["data"]
+    secure = example == "bank"
+    assert f"http{'s' if secure else ''}://mine-router.space.svc:8080/v1" in notes
+    assert ("Plaintext" in notes) != secure
+    assert ("No pool of workers" in notes) == (example is None)
+    assert ("etcd keeps nothing" in notes) == (example == "minimal")
 
 
 def test_helm_is_real():

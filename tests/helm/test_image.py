@@ -42,9 +42,10 @@ def test_compose_has_the_cluster_and_looks_at_it():
     services = COMPOSE["services"]
     assert {"etcd", "router1", "router2", "worker1", "worker2", "prometheus", "grafana"} == set(services)
     scraped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    targets = [target for job in scraped["scrape_configs"] for each in job["static_configs"] for target in each["targets"]]
-    assert {target.split(":")[0] for target in targets} == set(services) - {"prometheus", "grafana"}
-    mounted = [volume.split(":")[0] for name in ("prometheus", "grafana") for volume in services[name]["volumes"]]
+    static = [each for job in scraped["scrape_configs"] for each in job["static_configs"]]
+    lookers = {"prometheus", "grafana"}
+    assert {target.split(":")[0] for each in static for target in each["targets"]} == set(services) - lookers
+    mounted = [volume.split(":")[0] for name in sorted(lookers) for volume in services[name]["volumes"]]
     for path in mounted:
         if path.startswith("."):
             assert (DEPLOY / path).exists(), path

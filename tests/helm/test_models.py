@@ -1,5 +1,5 @@
-"""Releases with a real model: with TLS everywhere, certificates as the chart asks cert-manager for them, and clients that
-must show theirs; and with a file that is not the one that was named."""
+"""Releases with a real model: with TLS everywhere, certificates as the chart asks cert-manager for them, and clients
+that must show theirs; and with a file that is not the one that was named."""
 
 import os
 import shutil

@@ -48,8 +48,9 @@ def test_the_rendered_pods_start_and_the_test_pod_gets_its_answer(rehearsal):
 
 
 def test_both_routers_serve_both_workers(rehearsal):
+    both = 'penstock_members{state="ready"} 2'
     for _, ip, _ in rehearsal.behind({"app.kubernetes.io/component": "router"}):
-        until(lambda ip=ip: 'penstock_members{state="ready"} 2' in get(f"http://{ip}:9464/metrics")[1], "no two workers")
+        until(lambda ip=ip: both in get(f"http://{ip}:9464/metrics")[1], "no two workers")
         status, body = ask(ip, {"model": "rehearsal", "prompt": "Once", "max_tokens": 4})
         assert status == 200, body
 
@@ -75,7 +76,8 @@ def touched(rehearsal, prometheus):
         late = {"x-penstock-deadline-ms": "30"}
         status, body = ask(ip, {"model": "rehearsal", "prompt": "Once", "max_tokens": 400}, late)
         assert (status, "capacity_deadline_exceeded" in body) == (504, True), body
-        return prometheus.series('sum(rate(penstock_refusals_total[30s])) > 0 and sum(rate(penstock_requests_total{code="ok"}[30s])) > 0')
+        counted = ("penstock_refusals_total", 'penstock_requests_total{code="ok"}')
+        return prometheus.series(" and ".join(f"sum(rate({name}[30s])) > 0" for name in counted))
 
     until(traffic, "no rate of what was counted")
     return prometheus
@@ -152,8 +154,8 @@ def test_pods_that_are_told_to_end_finish_what_they_have(touched, rehearsal):
     body = {"model": "rehearsal", "prompt": "Once", "max_tokens": 150, "ignore_eos": True}
 
     def in_flight():
-        shown = [get(f"http://{ip}:9464/metrics")[1] for ip in routers]
-        return sum(int(count) for text in shown for count in re.findall(r"^penstock_requests_in_flight (\d+)", text, re.M))
+        shown = "".join(get(f"http://{ip}:9464/metrics")[1] for ip in routers)
+        return sum(map(int, re.findall(r"^penstock_requests_in_flight (\d+)", shown, re.MULTILINE)))
 
     with ThreadPoolExecutor(16) as clients:
         for parts in ([rehearsal.parts[0]], rehearsal.parts[:0:-1]):

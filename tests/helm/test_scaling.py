@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from chart import of, render
-from kubelet import Cluster, ask, until
+from kubelet import LIMIT, Cluster, ask
 from prometheus import Prometheus
 
 MINUTE = 1.0
@@ -106,15 +106,12 @@ def test_a_pool_follows_its_load_and_loses_nothing(cluster, tmp_path):
 
         def load(rate, enough):
             """Requests at a steady rate, until it is enough; the pool's sizes meanwhile."""
-
-            def step():
+            before, end = len(controller.history), time.monotonic() + LIMIT
+            while not enough():
+                assert controller.failed is None, controller.failed
+                assert time.monotonic() < end, f"{rate} requests a second: sizes {controller.history}"
                 answers.append(clients.submit(ask, router, BODY))
                 time.sleep(1 / rate)
-                assert controller.failed is None, controller.failed
-                return enough()
-
-            before = len(controller.history)
-            until(step, lambda: f"{rate} requests a second: sizes {controller.history}")
             return controller.history[before - 1 :]
 
         seconds = time.monotonic()
