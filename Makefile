@@ -14,7 +14,7 @@ export PENSTOCK_TEST_MODEL  := $(CURDIR)/$(TESTDIR)/SmolLM2-135M-Instruct.Q4_1.g
 export PENSTOCK_TEST_ETCD   := $(CURDIR)/$(VENV)/bin/etcd
 export PENSTOCK_TEST_PYTHON := $(CURDIR)/$(VENV)/bin/python
 
-.PHONY: help up build test test-helm test-build check bench bench-engine bench-router tools test-tools test-model clean
+.PHONY: help up build test test-helm image-check test-build check bench bench-engine bench-router tools test-tools test-model clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test: tools test-tools test-build test-model ## every test, with a real model, r
 test-helm: test-build test-tools test-model $(HELM)/.ready ## the chart: helm, Kubernetes' schemas, its pods as processes
 	PENSTOCK_BIN="$(CURDIR)/$(BIN)" unshare $$([ "$$(id -u)" = 0 ] || echo --map-root-user) --net --mount \
 	  $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/helm
+
+image-check: build ## the image's last stage, in a clean system that debootstrap makes; needs root
+	python3 deploy/image_check.py
 
 # Compiles tests and program once; `cargo build` would compile what the tests' features change a second time.
 test-build: tools
