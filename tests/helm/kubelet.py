@@ -147,15 +147,7 @@ class Cluster:
 
     def start(self, name):
         """Runs a pod's init containers to their end, starts its container, and waits until it is ready."""
-        [spec] = [spec for pod, _, spec in self._planned() if pod == name]
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        for init in spec.get("initContainers", []):
-            done = self._spawn(name, spec, init)
-            code = done.process.wait(LIMIT)
-            assert code == 0, f"{init['name']} of {name} ended with {code}: {done.said()}"
-        [container] = spec["containers"]
-        started = self._spawn(name, spec, container)
-        self.running.append(started)
+        started, container = self.begin(name)
         if "readinessProbe" in container:
             probe = container["readinessProbe"]["httpGet"]
             [port] = [port["containerPort"] for port in container["ports"] if port["name"] == probe["port"]]
@@ -167,6 +159,19 @@ class Cluster:
 
             until(ready, lambda: f"{name} is not ready: {get(url)}\n{started.said()}")
         return started
+
+    def begin(self, name):
+        """The same, without the wait; the container as it runs, and as its manifest has it."""
+        [spec] = [spec for pod, _, spec in self._planned() if pod == name]
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        for init in spec.get("initContainers", []):
+            done = self._spawn(name, spec, init)
+            code = done.process.wait(LIMIT)
+            assert code == 0, f"{init['name']} of {name} ended with {code}: {done.said()}"
+        [container] = spec["containers"]
+        started = self._spawn(name, spec, container)
+        self.running.append(started)
+        return started, container
 
     def _spawn(self, pod, spec, container):
         ip, folder = self.pods[pod], self.folder / pod / container["name"]

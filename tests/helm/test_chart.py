@@ -311,7 +311,7 @@ def test_a_pool_may_set_what_is_zero_or_empty_over_the_defaults():
     assert not of(objects, "ScaledObject")
 
 
-def test_the_catalogue_is_applied_after_its_diff_once_the_release_is_there():
+def test_the_catalogue_is_checked_and_applied_once_the_release_is_there():
     catalogue = "routes:\n  - name: assistant\n"
     values = {
         "catalogue": {"enabled": True, "inline": catalogue},
@@ -321,9 +321,8 @@ def test_the_catalogue_is_applied_after_its_diff_once_the_release_is_there():
     job = of(objects, "Job", "test-catalogue")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade,post-rollback"
     spec = job["spec"]["template"]["spec"]
-    [diff], [apply] = spec["initContainers"], spec["containers"]
-    assert diff["args"][0] == "diff" and apply["args"][0] == "apply"
-    assert diff["args"][1:] == apply["args"][1:]
+    [check], [apply] = spec["initContainers"], spec["containers"]
+    assert check["args"] == ["apply", "--dry-run", *apply["args"][1:]]
     assert "--server=test-admin.space.svc:8081" in apply["args"]
     given = of(objects, "ConfigMap", "test-catalogue")["data"]["catalogue.yaml"]
     assert yaml.safe_load(given) == yaml.safe_load(catalogue)
@@ -331,17 +330,19 @@ def test_the_catalogue_is_applied_after_its_diff_once_the_release_is_there():
 
 
 def test_flags_that_come_later_are_given_only_where_values_ask():
-    later = {"--name", "--no-egress", "--max-stale", "--config", "--secrets-dir", "--ledger-url", "--ledger-key"}
+    later = {"--name", "--no-egress", "--max-stale", "--config", "--secrets-dir", "--secret-env"}
+    later |= {"--ledger-url", "--ledger-key"}
 
     def flags(**values):
         [container] = of(render(values=values), "Deployment", "test-router")["spec"]["template"]["spec"]["containers"]
         return {arg.split("=")[0] for arg in container["args"]}
 
     assert not later & flags()
+    env = {"name": "ACME_API_KEY", "secret": "upstreams", "key": "acme"}
     everything = flags(
         router={"name": True, "noEgress": True, "maxStale": "24h"},
         catalogue={"enabled": True, "configMap": "mine", "atStart": True},
-        secrets={"adminKey": {"secret": "admin"}, "files": ["upstreams"]},
+        secrets={"adminKey": {"secret": "admin"}, "files": ["upstreams"], "env": [env]},
         ledger={"enabled": True, "url": {"secret": "a"}, "key": {"secret": "b"}},
     )
     assert later <= everything

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trustme
 from chart import ROOT, of, render
-from kubelet import Cluster, until
+from kubelet import Cluster, get, until
 
 MODEL = Path(os.environ.get("PENSTOCK_TEST_MODEL", ROOT / "target/test-data/SmolLM2-135M-Instruct.Q4_1.gguf"))
 
@@ -74,3 +74,12 @@ def test_a_file_with_another_digest_ends_the_init_container_which_says_so(tmp_pa
         cluster.start("test-worker-small-0")
     assert "pull of test-worker-small-0 ended with 1" in str(ended.value)
     assert "ab" * 32 in str(ended.value), "it names the digest that was expected"
+
+
+def test_a_router_without_etcd_is_alive_and_says_why_it_is_not_ready(tmp_path):
+    with Cluster(tmp_path, render(example="minimal")) as cluster:
+        router, _ = cluster.begin("test-router-0")
+        until(lambda: get(f"http://{router.ip}:9464/healthz")[0] == 200, router.said)
+        status, reason = get(f"http://{router.ip}:9464/readyz")
+        assert status == 503 and "no model is served yet" in reason
+        until(lambda: "etcd" in router.said(), router.said)
