@@ -7,14 +7,17 @@ import pytest
 from chart import render
 from kubelet import PROGRAMS, Cluster, until
 
-ONE = "routes:\n  - name: assistant\n    targets: [{model: rehearsal}]\n"
+ONE = """
+models: [{name: rehearsal, ceiling: restricted, versions: [{id: v1, source: "file:/models/none.gguf"}]}]
+routes: [{name: assistant, targets: [{model: rehearsal}]}]
+"""
 WRONG = "routes:\n  - nam: assistant\n"
 ADMIN = {"admin.key": "5e" * 32}
 
 
 def values(catalogue):
     return {
-        "router": {"replicas": 1},
+        "router": {"replicas": 1, "name": True, "noEgress": True, "maxStale": "12h"},
         "etcd": {"internal": {"replicas": 1, "storage": ""}},
         "workers": [{"name": "stand-in", "model": "rehearsal", "runner": "scripted"}],
         "catalogue": {"enabled": True, "inline": catalogue},

@@ -74,7 +74,8 @@ def touched(rehearsal, prometheus):
         status, body = ask(ip, {"model": "rehearsal", "prompt": "Once upon a time " * 20, "max_tokens": 16})
         assert status == 200, body
         late = {"x-penstock-deadline-ms": "30"}
-        status, body = ask(ip, {"model": "rehearsal", "prompt": "Once", "max_tokens": 400}, late)
+        endless = {"model": "rehearsal", "prompt": "Once", "max_tokens": 400, "ignore_eos": True}
+        status, body = ask(ip, endless, late)
         assert (status, "capacity_deadline_exceeded" in body) == (504, True), body
         counted = ("penstock_refusals_total", 'penstock_requests_total{code="ok"}')
         return prometheus.series(" and ".join(f"sum(rate({name}[30s])) > 0" for name in counted))
