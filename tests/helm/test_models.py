@@ -58,7 +58,7 @@ def test_with_tls_a_real_model_is_pulled_and_answers_those_with_a_certificate(tm
         router = cluster.start("test-router-0")
         told = cluster.start("test-test").answer()
         assert told["model"] == "small"
-        assert told["usage"]["prompt_tokens"] > 5 and told["choices"][0]["message"]["content"]
+        assert "Paris" in told["choices"][0]["message"]["content"]
         without = ["curl", "-sS", "--insecure", f"https://{cluster.pods['test-router-0']}:8080/v1/models"]
         assert subprocess.run(without, capture_output=True, check=False).returncode != 0
         until(lambda: "refused a connection" in router.said() and "no certificates" in router.said(), router.said)

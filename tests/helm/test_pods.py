@@ -43,8 +43,8 @@ def rehearsal(tmp_path_factory):
 def test_the_rendered_pods_start_and_the_test_pod_gets_its_answer(rehearsal):
     told = rehearsal.start("test-test").answer()
     assert told["model"] == "rehearsal"
-    assert told["choices"][0]["message"]["content"]
-    assert told["usage"]["completion_tokens"] > 0
+    assert told["choices"][0]["finish_reason"] in ("stop", "length")
+    assert told["usage"]["prompt_tokens"] > 0
 
 
 def test_both_routers_serve_both_workers(rehearsal):
@@ -71,11 +71,12 @@ def touched(rehearsal, prometheus):
     [(_, ip, _), *_] = rehearsal.behind({"app.kubernetes.io/component": "router"})
 
     def traffic():
-        status, body = ask(ip, {"model": "rehearsal", "prompt": "Once upon a time " * 20, "max_tokens": 16})
+        # A stand-in may draw the token that ends its answer, at once.
+        whole = {"model": "rehearsal", "prompt": "Once upon a time " * 20, "max_tokens": 16, "ignore_eos": True}
+        status, body = ask(ip, whole)
         assert status == 200, body
         late = {"x-penstock-deadline-ms": "30"}
-        endless = {"model": "rehearsal", "prompt": "Once", "max_tokens": 400, "ignore_eos": True}
-        status, body = ask(ip, endless, late)
+        status, body = ask(ip, whole | {"max_tokens": 400}, late)
         assert (status, "capacity_deadline_exceeded" in body) == (504, True), body
         counted = ("penstock_refusals_total", 'penstock_requests_total{code="ok"}')
         return prometheus.series(" and ".join(f"sum(rate({name}[30s])) > 0" for name in counted))
