@@ -34,10 +34,12 @@ test: tools test-tools test-build test-model ## every test, with a real model, r
 	cargo test --release --locked --workspace
 	$(MAKE) test-helm
 
-# The chart. Its pods run in network namespaces; who is not root becomes it in a user namespace.
+# The chart. Its pods run in namespaces of their own, all within one that takes them along when it ends; who is not root
+# becomes it in a user namespace.
 test-helm: test-build test-tools test-model $(HELM)/.ready ## the chart: helm, Kubernetes' schemas, its pods as processes
 	PENSTOCK_BIN="$(CURDIR)/$(BIN)" unshare $$([ "$$(id -u)" = 0 ] || echo --map-root-user) --net --mount \
-	  $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/helm
+	  --pid --fork --kill-child --mount-proc \
+	  $(VENV)/bin/python -m pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed tests/helm
 
 image-check: build ## the image's last stage, in a clean system that debootstrap makes; needs root
 	python3 deploy/image_check.py
