@@ -9,6 +9,7 @@ mod checksum;
 mod custom;
 mod digits;
 mod email;
+mod escapes;
 mod fold;
 mod iban;
 mod numbers;
