@@ -31,7 +31,7 @@ use custom::{Dictionaries, Patterns};
 use numbers::Found;
 use secret::Secrets;
 
-pub(crate) use strings::{Unreadable, body, request};
+pub(crate) use strings::{Unreadable, body, request, text};
 
 /// Hashes texts so that nobody outside can make two of the same hash.
 static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);

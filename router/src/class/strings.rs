@@ -64,7 +64,7 @@ fn tool(at: usize, tool: &Tool, scan: &mut Scan<'_>) {
 }
 
 /// A text, and what it says where it is JSON whose strings are written with escapes.
-fn text(place: impl fmt::Display, text: &str, scan: &mut Scan<'_>) {
+pub(crate) fn text(place: impl fmt::Display, text: &str, scan: &mut Scan<'_>) {
     scan.look(&place, text);
     if !text.contains('\\') {
         return;

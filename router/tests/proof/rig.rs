@@ -108,7 +108,7 @@ impl Rig {
         let store: &dyn Store = &*self.store;
         match catalog::apply(store, &catalog, "proof").await {
             Ok(number) => {
-                while self.metric("penstock_catalog_version ") != number.get() {
+                while self.count("penstock_catalog_version ") as u64 != number.get() {
                     tokio::task::yield_now().await;
                 }
                 self.in_force.store(at, Ordering::SeqCst);
@@ -151,10 +151,10 @@ impl Rig {
     }
 
     /// The sum of the metrics whose lines begin so.
-    pub(crate) fn metric(&self, beginning: &str) -> u64 {
+    pub(crate) fn count(&self, beginning: &str) -> usize {
         let text = penstock_router::render(std::slice::from_ref(&self.registry));
         let lines = text.lines().filter(|line| line.starts_with(beginning));
-        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
     }
 }
 

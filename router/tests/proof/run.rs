@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
 
 use crate::audit::complaints;
-use crate::canary::undone;
+use crate::canary::{Spelling, undone};
 use crate::client::{Client, Outcome};
 use crate::outside::Sent;
+use crate::places::Face;
 use crate::plan::{Plan, number};
 use crate::rig::{Rig, Versions};
 use crate::world::Version;
@@ -23,9 +24,11 @@ use crate::world::Version;
 /// Requests at once.
 const CLIENTS: usize = 48;
 /// Requests between two things that happen around the router.
-const CALM: usize = 250;
+const CALM: usize = 100;
 /// Requests that are remembered, for whatever is still to be seen of them.
 const REMEMBERED: usize = 40_000;
+/// Places of all faces that the recording may have seen nothing of.
+const UNSEEN: usize = 4;
 /// Wrongs that are told.
 const TOLD: usize = 12;
 
@@ -55,8 +58,8 @@ pub(crate) struct Account {
     pub(crate) missed: Vec<String>,
     /// Answers whose headers an upstream made.
     pub(crate) forged: Vec<String>,
-    pub(crate) fallbacks: u64,
-    pub(crate) shadows: u64,
+    pub(crate) fallbacks: usize,
+    pub(crate) shadows: usize,
     pub(crate) events: BTreeMap<&'static str, usize>,
 }
 
@@ -80,11 +83,11 @@ impl fmt::Display for Account {
 
 type Plans = Mutex<BTreeMap<usize, Arc<Plan>>>;
 
-/// Sends so many requests.
-pub(crate) async fn run(requests: usize, seed: u64) -> Account {
+/// Sends so many requests. Where the catalogues are `flawed`, some go where they must not.
+pub(crate) async fn run(requests: usize, seed: u64, flawed: bool) -> Account {
     let mut rng = Rng::with_seed(seed);
     let (told, sent) = mpsc::unbounded_channel();
-    let rig = Arc::new(Rig::start(told, Version::make(&mut rng)).await);
+    let rig = Arc::new(Rig::start(told, Version::make(&mut rng, flawed)).await);
     let (plans, account) = (Arc::new(Plans::default()), Arc::new(Mutex::new(Account::default())));
     let (next, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(watch::Sender::new(0)));
     let mut auditor = JoinSet::new();
@@ -108,7 +111,8 @@ pub(crate) async fn run(requests: usize, seed: u64) -> Account {
                 let before = rig.in_force();
                 let outcome = client.ask(&plan, rig.keys[plan.tenant].reveal()).await;
                 // It was answered under one of these.
-                judge(&account, &plan, &outcome, &rig.versions.lock().unwrap()[before..]);
+                let versions = rig.versions.lock().unwrap()[before..].to_vec();
+                judge(&account, &plan, &outcome, &versions);
                 done.send_modify(|done| *done += 1);
             }
         });
@@ -118,7 +122,7 @@ pub(crate) async fn run(requests: usize, seed: u64) -> Account {
     }
     around.shutdown().await;
     rig.store.lose(false);
-    let (fallbacks, shadows) = (rig.metric("penstock_fallbacks_total"), rig.metric("penstock_shadows_total"));
+    let (fallbacks, shadows) = (rig.count("penstock_fallbacks_total"), rig.count("penstock_shadows_total"));
     // With the upstreams the recording ends.
     drop(Arc::into_inner(rig).expect("nobody else has it any more"));
     while let Some(ended) = auditor.join_next().await {
@@ -144,8 +148,9 @@ fn judge(account: &Mutex<Account>, plan: &Plan, outcome: &Outcome, versions: &[V
     match (outcome.code.as_str(), target) {
         ("policy_class", _) => account.refused += 1,
         (_, "") => {}
-        (_, target) if target.starts_with("local/") => account.inside += 1,
-        (_, "acme/big" | "ocean/large") => account.outside += 1,
+        ("ok", "local/parrot") => account.inside += 1,
+        ("ok", "acme/big" | "ocean/large") => account.outside += 1,
+        (_, "local/parrot" | "acme/big" | "ocean/large") => {}
         (_, other) => account.forged.push(format!("x-penstock-target: {other}")),
     }
     let class = outcome.header("x-penstock-class").parse::<penstock_proto::DataClass>();
@@ -194,6 +199,7 @@ async fn audit(
     while let Some(sent) = sent.recv().await {
         let text = String::from_utf8_lossy(&sent.body);
         let plan = number(&text).and_then(|at| plans.lock().unwrap().get(&at).cloned());
+        let version = generation(&sent.path).map(|at| versions.lock().unwrap()[at]);
         let mut account = account.lock().unwrap();
         account.calls += 1;
         account.bytes += sent.body.len();
@@ -203,7 +209,7 @@ async fn audit(
         };
         let wrong = complaints(&sent, &plan);
         account.strays.extend(wrong.into_iter().map(|wrong| format!("{wrong}, of {}", describe(&plan))));
-        let Some(version) = generation(&sent.path).map(|at| versions.lock().unwrap()[at]) else {
+        let Some(version) = version else {
             account.strays.push(format!("a path of no catalogue: {}", sent.path));
             continue;
         };
@@ -234,6 +240,7 @@ fn generation(path: &str) -> Option<usize> {
 
 /// Makes trouble, one after the other, every so many requests.
 async fn trouble(rig: Arc<Rig>, account: Arc<Mutex<Account>>, mut done: watch::Receiver<usize>, mut rng: Rng) {
+    let flawed = rig.versions.lock().unwrap()[0].is_flawed();
     let (mut due, mut lost, mut bad) = (CALM, false, [false; 2]);
     let mut alive = BTreeSet::from(["w1", "w2"]);
     loop {
@@ -241,40 +248,54 @@ async fn trouble(rig: Arc<Rig>, account: Arc<Mutex<Account>>, mut done: watch::R
             return;
         }
         due += CALM;
-        let name = match rng.u8(..10) {
-            0 | 1 => {
+        let name = match rng.u8(..20) {
+            _ if lost => {
+                lost = false;
+                rig.store.lose(false);
+                "store found"
+            }
+            _ if bad != [false; 2] => {
+                bad = [false; 2];
+                rig.upstreams.iter().for_each(|upstream| upstream.has_bad_weather(false));
+                "upstream well"
+            }
+            0..=2 => {
                 let worker = ["w1", "w2"][rng.usize(..2)];
-                if alive.remove(worker) {
+                if alive.len() > 1 && alive.remove(worker) {
                     rig.kill(worker).await;
                     "worker killed"
-                } else {
+                } else if alive.insert(worker) {
                     rig.join(worker).await;
-                    alive.insert(worker);
                     "worker joined"
+                } else {
+                    "nothing"
                 }
             }
-            2 => {
-                lost = !lost;
-                rig.store.lose(lost);
-                if lost { "store lost" } else { "store found" }
+            3 | 4 => {
+                lost = true;
+                rig.store.lose(true);
+                // Nothing can be changed now, and what is in force stays so.
+                let error = rig.apply(Version::make(&mut rng, flawed)).await.expect_err("the store is lost");
+                assert!(error.retryable(), "{error}");
+                "store lost"
             }
-            3 => {
+            5 => {
                 let side = rng.usize(..2);
-                bad[side] = !bad[side];
-                rig.upstreams[side].has_bad_weather(bad[side]);
-                if bad[side] { "upstream failing" } else { "upstream well" }
+                bad[side] = true;
+                rig.upstreams[side].has_bad_weather(true);
+                "upstream failing"
             }
-            _ => match rig.apply(Version::make(&mut rng)).await {
-                Ok(()) => "catalogue changed",
-                Err(_) => "catalogue not changed",
-            },
+            _ => {
+                rig.apply(Version::make(&mut rng, flawed)).await.expect("the store is there");
+                "catalogue changed"
+            }
         };
         *account.lock().unwrap().events.entry(name).or_default() += 1;
     }
 }
 
 impl Account {
-    /// Fails where anything went where it must not.
+    /// Fails where anything went where it must not, and where too little happened to prove anything.
     pub(crate) fn check(&self) {
         for (what, wrongs) in
             [("leaked", &self.leaks), ("unclassed", &self.missed), ("stray", &self.strays), ("forged", &self.forged)]
@@ -282,5 +303,52 @@ impl Account {
             let told: Vec<&String> = wrongs.iter().take(TOLD).collect();
             assert!(wrongs.is_empty(), "{what}, {}: {told:#?}\n{self}", wrongs.len());
         }
+        for (what, count, share) in [
+            ("answers from outside", self.outside, 8),
+            ("answers from inside", self.inside, 5),
+            ("refusals", self.refused, 40),
+            ("calls", self.calls, 8),
+            ("canaries that may be seen", self.seen, 40),
+            ("told classes", self.classed, 2),
+            ("copies", self.shadows, 100),
+            ("fallbacks", self.fallbacks, 200),
+        ] {
+            assert!(count * share >= self.requests, "{what}: only {count}\n{self}");
+        }
+        for what in ["worker killed", "worker joined", "store lost", "upstream failing", "catalogue changed"] {
+            assert!(self.events.contains_key(what), "{what}: never\n{self}");
+        }
+        let all: BTreeSet<String> = Spelling::all().iter().map(|spelling| format!("{spelling:?}")).collect();
+        let unseen: Vec<&String> = all.difference(&self.seen_spellings).collect();
+        assert!(unseen.is_empty(), "the recording never saw {unseen:?}");
+        let expressible = Face::ALL.into_iter().flat_map(|face| {
+            let places = face.places().into_iter().filter(move |place| is_sent(face, place.name));
+            places.map(move |place| format!("{face:?} {}", place.name))
+        });
+        let unseen: Vec<String> = expressible.filter(|place| !self.seen_places.contains(place)).collect();
+        // Of some places few may be sent at all; chance may leave out one or another.
+        assert!(unseen.len() <= UNSEEN, "the recording never saw {unseen:?}");
     }
+}
+
+/// Whether what stands at a place is sent to an upstream where its class allows that.
+fn is_sent(face: Face, place: &str) -> bool {
+    const NEVER: [&str; 13] = [
+        "metadata.value",
+        "metadata.key",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "guided_regex",
+        "guided_grammar",
+        "guided_choice",
+        "response_format.name",
+        "response_format.description",
+        "text.format.description",
+        "chat_template_kwargs",
+        "chat_template_kwargs.key",
+    ];
+    let aside = place.contains("unknown") || NEVER.contains(&place);
+    // Upstreams take no ids, and no structure for texts.
+    !aside && face != Face::Tokens && (face != Face::Completion || place != "guided_json")
 }

@@ -11,7 +11,7 @@ use penstock_router::tenant::NewKey;
 use crate::canary::Kind;
 use crate::worker::MODEL;
 
-pub(crate) const TENANTS: [&str; 3] = ["web", "staff", "risk"];
+const TENANTS: [&str; 3] = ["web", "staff", "risk"];
 /// What clients may ask for.
 pub(crate) const MODELS: [&str; 13] =
     ["split", "ruled", "over", "help", "far", "out", "anth", "copies", "copies-far", "cheap", "chain", "split", MODEL];
@@ -37,14 +37,16 @@ pub(crate) struct Version {
     email: DataClass,
     contract: DataClass,
     vip: DataClass,
+    /// Whether the catalogue says less than this does: then something goes where it must not.
+    flawed: bool,
 }
 
 impl Version {
-    pub(crate) fn make(rng: &mut Rng) -> Self {
+    pub(crate) fn make(rng: &mut Rng, flawed: bool) -> Self {
         use DataClass::{Confidential, Internal, Public, Restricted};
         let of = |rng: &mut Rng, classes: &[DataClass]| *rng.choice(classes).unwrap();
         // Where nothing is above a ceiling, the recording must see what it looks for.
-        let open = rng.u8(..6) == 0;
+        let open = rng.u8(..4) == 0;
         let ceiling = |rng: &mut Rng| of(rng, &[Public, Public, Internal, Internal, Confidential]);
         Self {
             ceilings: [(); 2].map(|()| if open { Restricted } else { ceiling(rng) }),
@@ -54,7 +56,12 @@ impl Version {
             email: of(rng, &[Internal, Confidential, Restricted]),
             contract: of(rng, &[Internal, Confidential, Restricted]),
             vip: of(rng, &[Confidential, Restricted]),
+            flawed,
         }
+    }
+
+    pub(crate) fn is_flawed(&self) -> bool {
+        self.flawed
     }
 
     pub(crate) fn ceiling(&self, side: Side) -> DataClass {
@@ -93,7 +100,9 @@ pub(crate) struct Ground<'a> {
 /// which catalogue each byte was sent.
 pub(crate) fn catalogue(number: usize, version: &Version, ground: &Ground<'_>) -> String {
     let [acme, ocean] = ground.addresses;
-    let Version { ceilings: [acme_ceiling, ocean_ceiling], tenants, secret_task, email, contract, vip } = version;
+    let Version { ceilings: [acme_ceiling, ocean_ceiling], tenants, secret_task, .. } = version;
+    let said = |class| if version.flawed { DataClass::Public } else { class };
+    let [email, contract, vip] = [version.email, version.contract, version.vip].map(said);
     let dir = ground.directory.display();
     let tenant = |at: usize| {
         let (name, class, digest) = (TENANTS[at], tenants[at], ground.keys[at].digest());
