@@ -14,7 +14,7 @@ export PENSTOCK_TEST_MODEL  := $(CURDIR)/$(TESTDIR)/SmolLM2-135M-Instruct.Q4_1.g
 export PENSTOCK_TEST_ETCD   := $(CURDIR)/$(VENV)/bin/etcd
 export PENSTOCK_TEST_PYTHON := $(CURDIR)/$(VENV)/bin/python
 
-.PHONY: help up build test test-helm image-check test-build check bench bench-engine bench-router bench-external tools test-tools test-model clean
+.PHONY: help up build test test-helm image-check test-build check prove prove-requests prove-peers bench bench-engine bench-router bench-external tools test-tools test-model clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,21 @@ bench-router: build test-tools target/bench/router/.ready ## beside SMG and vllm
 
 bench-external: build test-tools target/bench/router/.ready ## the path to upstreams, keys and rules on, beside SMG, vllm-router and Envoy
 	target/bench/router/bin/python bench/external.py --etcd $(VENV)/bin/etcd
+
+prove: prove-requests prove-peers ## the long proofs: REQUESTS=1000000 at random, real servers as upstreams
+
+REQUESTS := 1000000
+prove-requests: tools ## nothing leaves above a ceiling, in so many requests
+	cargo test --release --locked -p penstock-router --test proof -- --ignored --nocapture long_form $(REQUESTS)
+
+prove-peers: build test-tools test-model target/bench/engine/.ready target/prove/.ready ## llama.cpp and LiteLLM as upstreams, official clients in front
+	$(VENV)/bin/python tests/prove/peers.py --penstock $(BIN) --llama target/bench/engine --litellm target/prove \
+	  --model $(PENSTOCK_TEST_MODEL)
+
+target/prove/.ready: tests/prove/requirements.txt
+	python3 -m venv target/prove
+	target/prove/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 # llama.cpp is compiled for this machine: about ten minutes on 2 cores, once.
 target/bench/%/.ready: bench/requirements-%.txt

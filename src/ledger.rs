@@ -186,7 +186,7 @@ fn dispatch(command: LedgerCommand, global: &Global) -> Result<(), Fault> {
             let (place, key) = (place.place(global), key.read(global)?);
             let pruned = prune(&place, &key, chain.as_ref(), before, unix_now()).map_err(prune_fault)?;
             match format {
-                Format::Json => output::json(&pruned),
+                Format::Json | Format::Yaml => output::json(&pruned),
                 Format::Table => {
                     let row = |pruned: &penstock_ledger::Pruned| {
                         [pruned.chain.to_string(), pruned.records.to_string(), pruned.through.to_string()]
@@ -204,7 +204,7 @@ fn dispatch(command: LedgerCommand, global: &Global) -> Result<(), Fault> {
             }
             let public_key = key.read(global)?.public();
             match format {
-                Format::Json => output::json(&Key { public_key, file: key.file(global) }),
+                Format::Json | Format::Yaml => output::json(&Key { public_key, file: key.file(global) }),
                 Format::Table => output::line(&public_key.to_string()),
             }
         }
@@ -246,7 +246,7 @@ impl<'a> ChainRow<'a> {
 fn print_report(report: &Report, format: Format) -> Result<(), Fault> {
     let rows: Vec<ChainRow<'_>> = report.chains.iter().map(ChainRow::of).collect();
     match format {
-        Format::Json => output::json(&rows)?,
+        Format::Json | Format::Yaml => output::json(&rows)?,
         Format::Table => {
             let row = |row: &ChainRow<'_>| {
                 let state = if row.ok { "holds" } else { "BAD" };
@@ -321,7 +321,7 @@ fn show(place: &Place, request: RequestId, format: Format) -> Result<(), Fault> 
         rows.push(Row { chain: found.chain, seq: found.seq, time, kind, hash, record });
     }
     match format {
-        Format::Json => output::json(&rows),
+        Format::Json | Format::Yaml => output::json(&rows),
         Format::Table => rows.iter().try_for_each(|row| {
             output::line(&format!("{} {} (record {} of {})", row.time, row.kind, row.seq, row.chain))?;
             output::json(&row.record)

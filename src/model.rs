@@ -120,7 +120,7 @@ async fn quantize(cache: &Cache, word: &str, out: &Path, to: String, format: For
     let target = out.to_owned();
     let work = tokio::task::spawn_blocking(move || quantise::quantise(&source, &target, &to));
     let written = work.await.map_err(Fault::failed)?.map_err(Fault::bad_input)?;
-    if format == Format::Json {
+    if format != Format::Table {
         return output::json(&written);
     }
     let size = ["file".to_owned(), format!("{}, {}", written.path.display(), output::bytes(written.size))];

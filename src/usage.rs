@@ -96,7 +96,7 @@ fn usage(args: &UsageArgs, global: &Global) -> Result<(), Fault> {
     }
     let usage = accounts.usage(args.by.into());
     match Format::or_default(global.output) {
-        Format::Json => output::json(&usage),
+        Format::Json | Format::Yaml => output::json(&usage),
         Format::Table => table(&usage, args.by),
     }
 }

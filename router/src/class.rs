@@ -9,6 +9,7 @@ mod checksum;
 mod custom;
 mod digits;
 mod email;
+mod escapes;
 mod fold;
 mod iban;
 mod numbers;
@@ -32,7 +33,7 @@ use numbers::Found;
 use secret::Secrets;
 
 pub use sessions::{Error as SessionsError, Sessions};
-pub(crate) use strings::{Unreadable, body, request};
+pub(crate) use strings::{Unreadable, body, request, text};
 
 /// Hashes texts so that nobody outside can make two of the same hash.
 static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::class::Classed;
 
 pub use explain::{Explained, Explanation, explain};
+pub(crate) use gate::Covered;
 pub use gate::{Authorised, Egress, Refusal, Target, authorise};
 pub use load::{Load, Served};
 pub use names::{Asked, allowed, resolve};

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::policy::Authorised;
+use crate::policy::{Authorised, Covered};
 use crate::request::{Constraint, Failure};
 
 pub use causes::Causes;
@@ -179,9 +179,9 @@ impl Replica {
     /// Starts a call, counted as in flight from here until the events are dropped. `to` is the gate's word that data of
     /// this class may go to a model of the cluster's own.
     pub(crate) async fn generate(self: &Arc<Self>, to: &Authorised, call: &Call) -> Result<Events, Failure> {
-        to.covers(call.class, |place| matches!(place, Target::Local { .. }))?;
+        let covered = to.covers(call.class, |place| matches!(place, Target::Local { .. }))?;
         let in_flight = InFlight::enter(&self.in_flight);
-        let request = tonic::Request::new(message(call, &self.card.digest));
+        let request = tonic::Request::new(message(&covered, call, &self.card.digest));
         match self.client.clone().generate(request).await {
             Ok(response) => Ok(Events::new(response.into_inner(), Arc::clone(self), in_flight, call)),
             Err(status) => Err(self.failure(&status)),
@@ -232,7 +232,8 @@ impl Drop for InFlight {
     }
 }
 
-fn message(call: &Call, digest: &str) -> WorkerGenerateRequest {
+/// A call in the protocol's words: what is written to a worker, which the gate must have covered.
+fn message(_: &Covered, call: &Call, digest: &str) -> WorkerGenerateRequest {
     use penstock_proto::worker::{DataClass as ClassMessage, Priority as PriorityMessage};
     WorkerGenerateRequest {
         request_id: call.id.to_string(),

@@ -22,7 +22,7 @@ use penstock_proto::{DataClass, ErrorCode};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::policy::Authorised;
+use crate::policy::{Authorised, Covered};
 use crate::request::{Failure, Request, Usage};
 
 pub use answer::{UpstreamAnswer, UsageSource};
@@ -126,14 +126,14 @@ impl Upstream {
     ///
     /// `to` is the gate's word that data of this class may go to this upstream.
     pub async fn send(&self, to: &Authorised, prepared: &Prepared) -> Result<UpstreamAnswer, Failure> {
-        to.covers(
+        let covered = to.covers(
             prepared.class,
             |place| matches!(place, Target::Upstream { upstream, .. } if upstream.as_str() == &*self.name),
         )?;
         let mut called = self.admit()?;
         let mut attempt = 1;
         loop {
-            let fault = match self.attempt(prepared, called).await {
+            let fault = match self.attempt(&covered, prepared, called).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
@@ -176,8 +176,13 @@ impl Upstream {
         }
     }
 
-    async fn attempt(&self, prepared: &Prepared, mut called: Attempt) -> Result<UpstreamAnswer, Fault> {
-        let sent = self.transport.send(prepared.path, prepared.body.clone());
+    async fn attempt(
+        &self,
+        covered: &Covered,
+        prepared: &Prepared,
+        mut called: Attempt,
+    ) -> Result<UpstreamAnswer, Fault> {
+        let sent = self.transport.send(covered, prepared.path, prepared.body.clone());
         let opened = timeout_at(prepared.deadline, sent).await.unwrap_or(Err(Fault::Deadline));
         match opened {
             Ok(opened) => {

@@ -274,7 +274,7 @@ fn look(book: &Rulebook, requests: &[Request], body: Option<&[u8]>, models: &[Ar
     for request in requests {
         class::request(request, &mut scan);
         if let Input::Tokens(ids) = &request.input {
-            models.iter().for_each(|model| scan.look("prompt", &model.text.vocabulary().decode(ids)));
+            models.iter().for_each(|model| class::text("prompt", &model.text.vocabulary().decode(ids), &mut scan));
             if models.is_empty() {
                 opaque = Some("prompt");
             }

@@ -1,14 +1,19 @@
 //! Every string of a request: of the typed request, which is all that can leave, and of the body that it came in, with
 //! what the faces leave aside (metadata, users, fields that nobody knows). JSON within strings is looked at as written
-//! and as meant: an escape hides nothing.
+//! and as meant, and the parts of one text are looked at together: neither an escape nor a seam hides anything.
 
 use std::fmt::{self, Write as _};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::Scan;
+use super::{Scan, escapes};
 use crate::request::{Constraint, Input, Message, Request, Tool, ToolChoice};
+
+/// Layers of escapes that are undone in a text that is no JSON.
+const ESCAPES_LIMIT: usize = 4;
+/// Bytes at either end of a part's text that are looked at together with its neighbours'.
+const END: usize = 64;
 
 /// A body that cannot be looked through.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +30,11 @@ pub(crate) fn request(request: &Request, scan: &mut Scan<'_>) {
         Input::Text(prompt) => text("prompt", prompt, scan),
         Input::Tokens(_) => {}
     }
-    request.stop.texts.iter().enumerate().for_each(|(at, stop)| scan.look(format_args!("stop[{at}]"), stop));
+    request.stop.texts.iter().enumerate().for_each(|(at, stop)| text(format_args!("stop[{at}]"), stop, scan));
     match &request.constraint {
         Some(Constraint::JsonSchema(schema)) => text("response_format", schema, scan),
-        Some(Constraint::Regex(pattern)) => scan.look("regex", pattern),
-        Some(Constraint::Grammar(grammar)) => scan.look("grammar", grammar),
+        Some(Constraint::Regex(pattern)) => text("regex", pattern, scan),
+        Some(Constraint::Grammar(grammar)) => text("grammar", grammar, scan),
         None => {}
     }
     request.tools.definitions.iter().enumerate().for_each(|(at, definition)| tool(at, definition, scan));
@@ -43,10 +48,10 @@ pub(crate) fn request(request: &Request, scan: &mut Scan<'_>) {
 fn message(at: usize, message: &Message, scan: &mut Scan<'_>) {
     let Message { role: _, name, content, tool_calls, tool_call_id } = message;
     text(format_args!("messages[{at}].content"), content, scan);
-    name.iter().for_each(|name| scan.look(format_args!("messages[{at}].name"), name));
-    tool_call_id.iter().for_each(|id| scan.look(format_args!("messages[{at}].tool_call_id"), id));
+    name.iter().for_each(|name| text(format_args!("messages[{at}].name"), name, scan));
+    tool_call_id.iter().for_each(|id| text(format_args!("messages[{at}].tool_call_id"), id, scan));
     for (nth, call) in tool_calls.iter().enumerate() {
-        scan.look(format_args!("messages[{at}].tool_calls[{nth}].id"), &call.id);
+        text(format_args!("messages[{at}].tool_calls[{nth}].id"), &call.id, scan);
         scan.look(format_args!("messages[{at}].tool_calls[{nth}].name"), &call.name);
         text(format_args!("messages[{at}].tool_calls[{nth}].arguments"), &call.arguments, scan);
     }
@@ -60,14 +65,25 @@ fn tool(at: usize, tool: &Tool, scan: &mut Scan<'_>) {
 }
 
 /// A text, and what it says where it is JSON whose strings are written with escapes.
-fn text(place: impl fmt::Display, text: &str, scan: &mut Scan<'_>) {
+pub(crate) fn text(place: impl fmt::Display, text: &str, scan: &mut Scan<'_>) {
     scan.look(&place, text);
-    let start = text.trim_start();
-    if start.starts_with(['{', '[', '"']) && text.contains('\\') {
+    if !text.contains('\\') {
+        return;
+    }
+    if text.trim_start().starts_with(['{', '[', '"']) {
         let mut path = place.to_string();
         let mut json = serde_json::Deserializer::from_str(text);
-        // What is no JSON means what it says, and that was looked at.
-        drop(Walk { path: &mut path, scan }.deserialize(&mut json));
+        let read = Walk { path: &mut path, scan, part: Part::None }.deserialize(&mut json);
+        if read.and_then(|()| json.end()).is_ok() {
+            return;
+        }
+    }
+    // It may be prose with JSON in it, or JSON that is cut off.
+    let mut undone = escapes::undo(text);
+    for _ in 0..ESCAPES_LIMIT {
+        let Some(text) = undone else { break };
+        scan.look(&place, &text);
+        undone = escapes::undo(&text);
     }
 }
 
@@ -82,7 +98,7 @@ fn members(object: &Map<String, Value>, path: &mut String, scan: &mut Scan<'_>) 
     for (key, value) in object {
         let dot = if path.is_empty() { "" } else { "." };
         within(path, format_args!("{dot}{key}"), |path| {
-            scan.look(&*path, key);
+            text(&*path, key, scan);
             look_at(value, path, scan);
         });
     }
@@ -92,7 +108,7 @@ fn look_at(value: &Value, path: &mut String, scan: &mut Scan<'_>) {
     match value {
         Value::Null | Value::Bool(_) => {}
         Value::Number(number) => scan.look(&*path, &number.to_string()),
-        Value::String(text) => scan.look(&*path, text),
+        Value::String(found) => text(&*path, found, scan),
         Value::Array(items) => {
             for (at, item) in items.iter().enumerate() {
                 within(path, format_args!("[{at}]"), |path| look_at(item, path, scan));
@@ -115,13 +131,23 @@ fn within<T>(path: &mut String, step: impl fmt::Display, work: impl FnOnce(&mut 
 pub(crate) fn body(body: &[u8], scan: &mut Scan<'_>) -> Result<(), Unreadable> {
     let mut path = String::new();
     let mut json = serde_json::Deserializer::from_slice(body);
-    Walk { path: &mut path, scan }.deserialize(&mut json).map_err(Unreadable)
+    Walk { path: &mut path, scan, part: Part::None }.deserialize(&mut json).map_err(Unreadable)
 }
 
 /// A JSON value that is looked at as it is read, without a tree.
 struct Walk<'a, 's, 'd> {
     path: &'a mut String,
     scan: &'s mut Scan<'d>,
+    part: Part<'a>,
+}
+
+/// What a value is among the parts of one text, `[{"type": "text", "text": …}, …]`: models read them as one.
+enum Part<'a> {
+    None,
+    /// An item of an array, which may be a part.
+    Item(&'a mut Vec<String>),
+    /// The text of a part.
+    Text(&'a mut Vec<String>),
 }
 
 impl<'de> DeserializeSeed<'de> for Walk<'_, '_, '_> {
@@ -162,30 +188,52 @@ impl<'de> Visitor<'de> for Walk<'_, '_, '_> {
     }
 
     fn visit_str<E>(self, found: &str) -> Result<(), E> {
-        text(&self.path.clone(), found, self.scan);
+        text(&*self.path, found, self.scan);
+        if let Part::Text(parts) = self.part {
+            parts.push(ends(found));
+        }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let (path, scan) = (self.path, self.scan);
-        let mut at = 0_usize;
-        while within(path, format_args!("[{at}]"), |path| items.next_element_seed(Walk { path, scan }))?.is_some() {
+        let (mut at, mut parts) = (0_usize, Vec::new());
+        loop {
+            let item = |path: &mut String| {
+                items.next_element_seed(Walk { path, scan: &mut *scan, part: Part::Item(&mut parts) })
+            };
+            if within(path, format_args!("[{at}]"), item)?.is_none() {
+                break;
+            }
             at += 1;
+        }
+        if parts.len() > 1 {
+            scan.look(&*path, &parts.join(" "));
         }
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let (path, scan) = (self.path, self.scan);
+        let (path, scan, mut part) = (self.path, self.scan, self.part);
         while let Some(key) = members.next_key::<String>()? {
             let dot = if path.is_empty() { "" } else { "." };
             within(path, format_args!("{dot}{key}"), |path| {
-                scan.look(&*path, &key);
-                members.next_value_seed(Walk { path, scan })
+                text(&*path, &key, scan);
+                let part = match &mut part {
+                    Part::Item(parts) if key == "text" => Part::Text(parts),
+                    Part::Item(_) | Part::Text(_) | Part::None => Part::None,
+                };
+                members.next_value_seed(Walk { path, scan: &mut *scan, part })
             })?;
         }
         Ok(())
     }
+}
+
+/// The beginning and the end of a text: what may go on in the text before or after it.
+fn ends(text: &str) -> String {
+    let (head, tail) = (text.floor_char_boundary(END), text.ceil_char_boundary(text.len().saturating_sub(END)));
+    if head >= tail { text.to_owned() } else { format!("{}\n{}", &text[..head], &text[tail..]) }
 }
 
 #[cfg(test)]
@@ -291,7 +339,23 @@ mod tests {
         assert_eq!(found(r#"{"unheard":[1,{"of":4111111111111111}]}"#), ["unheard[1].of"]);
         assert_eq!(found(r#"{"a":{"4111111111111111":1}}"#), ["a.4111111111111111"]);
         assert_eq!(found(r#"{"a":"x","b":[null,true,1.5]}"#), Vec::<String>::new());
+        assert_eq!(found(r#"{"a":"look: {\"b\":\"4111\\u00201111\\u002011111111\"}"}"#), ["a"]);
+        assert_eq!(found(r#"{"a":"{} {\"b\":\"\\u0034111111111111111\"}"}"#), ["a"]);
+        assert_eq!(found(r#"{"{\"b\":\"\\u0034111111111111111\"}":1}"#).len(), 1);
         assert_eq!(found(r#"{"user":"4111111111111111","again":"4111111111111111"}"#), ["user"]);
         assert!(body(b"{\"a\":", &mut detectors().begin()).is_err());
+    }
+
+    #[test]
+    fn the_parts_of_a_text_are_looked_at_together() {
+        let found = |parts: Value| {
+            let json = json!({"messages": [{"content": parts}]}).to_string();
+            places(|scan| body(json.as_bytes(), scan).unwrap())
+        };
+        let part = |text: &str| json!({"type": "text", "text": text});
+        assert_eq!(found(json!([part("4111 1111"), part("1111 1111")])), ["messages[0].content"]);
+        let long = format!("{}411111", "x ".repeat(1000));
+        assert_eq!(found(json!([part(&long), part("11"), part("11111111 is it")])), ["messages[0].content"]);
+        assert_eq!(found(json!([part("4111 1111"), {"type": "text", "note": "1111 1111"}])), Vec::<String>::new());
     }
 }

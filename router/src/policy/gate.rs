@@ -133,14 +133,19 @@ impl Authorised {
         &self,
         class: DataClass,
         is_place: impl FnOnce(&catalog::Target) -> bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<Covered, Failure> {
         if class <= self.class && is_place(&self.target.name) {
-            return Ok(());
+            return Ok(Covered(()));
         }
         tracing::error!(target = %self.target, allowed = %self.class, %class, "a call was not covered by its permission");
         Err(Failure::new(ErrorCode::Internal, "the call was not covered by its permission"))
     }
 }
+
+/// The gate's word for one call, without which nothing is written to a worker or an upstream. Only
+/// [`Authorised::covers`] gives it.
+#[derive(Debug)]
+pub(crate) struct Covered(());
 
 /// Why a target is not called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -197,5 +202,26 @@ pub fn authorise(class: DataClass, target: &Target) -> Result<Authorised, Refusa
         Reach::NoEgress => Err(Refusal::NoEgress),
         Reach::Open if class > target.ceiling => Err(Refusal::Ceiling { class, ceiling: target.ceiling }),
         Reach::Open => Ok(Authorised { class, target: target.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_cluster::catalog::Source;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_covered_up_to_its_class_and_nowhere_else() {
+        let text = "models: [{name: ours}]\n".to_owned();
+        let catalog = Catalog::read(vec![Source { file: "c.yaml".to_owned(), text }]).unwrap();
+        let model = catalog.models.keys().next().unwrap().clone();
+        let ours = catalog::Target::Local { model, version: None, adapter: None };
+        let target = Target::resolve(&catalog, &ours, Egress::Allowed);
+        let to = authorise(DataClass::Internal, &target).unwrap();
+        let covers = |class, place: bool| to.covers(class, |_| place).is_ok();
+        assert!(covers(DataClass::Public, true) && covers(DataClass::Internal, true));
+        assert!(!covers(DataClass::Confidential, true) && !covers(DataClass::Public, false));
+        to.covers(DataClass::Public, |place| *place == ours).unwrap();
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::config::{ConfigError, Protocol, Timeouts, Trust, UpstreamConfig};
 use super::fault::Fault;
 use super::key::{Keeper, Key};
+use crate::policy::Covered;
 use crate::replica::Causes;
 
 /// Bytes of a refusal's body that are read.
@@ -94,8 +95,9 @@ impl Transport {
         Ok(Self { client, base, headers, protocol: config.protocol, key, timeouts: config.timeouts })
     }
 
-    /// Sends a body and waits for the head of the answer, which must be a success.
-    pub(super) async fn send(&self, path: &str, body: bytes::Bytes) -> Result<Opened, Fault> {
+    /// Sends a body and waits for the head of the answer, which must be a success. The only place that writes to an
+    /// upstream: the gate must have covered the call.
+    pub(super) async fn send(&self, _: &Covered, path: &str, body: bytes::Bytes) -> Result<Opened, Fault> {
         let key = match &self.key {
             Some(keeper) => Some(keeper.key().await.inspect_err(|error| tracing::error!(%error, "no key"))?),
             None => None,

@@ -1,5 +1,6 @@
 //! A router, its clients, and workers whose every word comes from the test.
 
+mod model;
 mod outside;
 mod worker;
 
