@@ -19,6 +19,7 @@ use penstock_cluster::catalog;
 use penstock_proto::{ErrorCode, Fault, RequestId, WorkerName};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::TaskTracker;
 
 use crate::balance::{self, Balance};
 use crate::fleet::{Fleet, Model};
@@ -56,6 +57,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     long_prompts: Arc<Semaphore>,
     shadows: Arc<Semaphore>,
+    /// What runs beside the requests: the copies.
+    tasks: TaskTracker,
 }
 
 /// What is to be carried out, and under which catalogue.
@@ -106,7 +109,8 @@ impl Dispatch {
         let long_prompts = Arc::new(Semaphore::new(LONG_PROMPTS));
         let shadows = Arc::new(Semaphore::new(SHADOWS));
         let (turn, retries) = (AtomicUsize::new(0), Budget::new());
-        Self(Arc::new(Inner { fleet, balance, turn, retries, metrics, long_prompts, shadows }))
+        let tasks = TaskTracker::new();
+        Self(Arc::new(Inner { fleet, balance, turn, retries, metrics, long_prompts, shadows, tasks }))
     }
 
     /// The models that are served now.
@@ -236,7 +240,7 @@ impl Inner {
             let reading = Reading::new(&model.text, &request.stop, &tools, prompt_tokens, call.sampling.min_tokens);
             // The choices have one prompt, which counts once.
             let (call, prompt) = if at == 0 { (call.clone(), prompt_tokens) } else { (choice(&call, at), 0) };
-            self.answer(permit, (to, model), call, (reading, prompt), home)
+            self.answer((permit, to, model), call, (reading, prompt), home)
         };
         let answers = try_join_all((0..choices).map(choice)).await;
         answers.map_err(|failure| match failure.param.as_deref() {
@@ -247,8 +251,7 @@ impl Inner {
 
     async fn answer(
         &self,
-        permit: &Permit,
-        (to, model): (&Authorised, &Model),
+        (permit, to, model): (&Permit, &Authorised, &Model),
         call: Call,
         (reading, prompt): (Reading, u32),
         home: Option<&Arc<Replica>>,

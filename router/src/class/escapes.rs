@@ -11,10 +11,7 @@ pub(super) fn undo(text: &str) -> Option<String> {
         undone.push_str(&rest[..at]);
         rest = &rest[at..];
         let (character, length) = match rest.as_bytes().get(1) {
-            Some(b'u') => match unicode(rest) {
-                Some(escape) => escape,
-                None => ('\\', 1),
-            },
+            Some(b'u') => unicode(rest).unwrap_or(('\\', 1)),
             Some(b't') => ('\t', 2),
             Some(b'n' | b'r') => ('\n', 2),
             Some(b'"' | b'\\' | b'/') => (char::from(rest.as_bytes()[1]), 2),

@@ -27,9 +27,10 @@ pub(super) fn send(dispatch: &Arc<Inner>, orders: Orders<'_>, original: Request)
         };
         let copy = Request { id: RequestId::generate(), ..original.clone() };
         tracing::debug!(request = %original.id, copy = %copy.id, target, "a copy is sent");
-        let (dispatch, to, book) = (Arc::clone(dispatch), to.clone(), Arc::clone(orders.book));
+        let (tasks, dispatch) = (dispatch.tasks.clone(), Arc::clone(dispatch));
+        let (to, book) = (to.clone(), Arc::clone(orders.book));
         let (rulings, decision) = (Arc::clone(orders.rulings), Arc::clone(orders.decision));
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let _permit = permit;
             // Nobody asked for it: it takes nothing of the tenant's limits.
             let permit = Permit::free();

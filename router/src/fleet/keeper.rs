@@ -11,6 +11,7 @@ use penstock_cluster::membership::{Member, MemberState as Joined, PROTOCOL};
 use penstock_proto::{ModelName, WorkerName};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::task::TaskTracker;
 
 use super::{Connect, ConnectError, Known, Model, Snapshot, Trouble};
 use crate::metrics::{MemberState, Metrics};
@@ -80,7 +81,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(connect: Connect, metrics: Arc<Metrics>, publish: watch::Sender<Arc<Snapshot>>) -> Self {
-        let loader = Loader { connect, lied: Arc::default(), texts: Arc::default() };
+        let loader = Loader { connect, lied: Arc::default(), followers: TaskTracker::new(), texts: Arc::default() };
         Self { loader, metrics, publish, slots: BTreeMap::new(), loads: JoinSet::new(), attempts: 0 }
     }
 
@@ -301,6 +302,8 @@ struct Loader {
     connect: Connect,
     /// Told by every replica that breaks the protocol.
     lied: Arc<Notify>,
+    /// What asks the replicas for their load; each ends with its replica.
+    followers: TaskTracker,
     /// What was built, by digest, as long as somebody uses it.
     texts: Arc<Mutex<HashMap<String, Weak<ModelText>>>>,
 }
@@ -335,7 +338,7 @@ impl Loader {
             let text = self.text(&fetched).await?;
             let (worker, lied) = (member.name.clone(), Arc::clone(&self.lied));
             let replica = Arc::new(Replica::new(worker, channel.clone(), fetched.card, lied));
-            tokio::spawn(follow_wait(Arc::downgrade(&replica)));
+            self.followers.spawn(follow_wait(Arc::downgrade(&replica)));
             served.push(Served { name: model.name.clone(), text, replica });
         }
         Ok(served)

@@ -3,6 +3,7 @@
 use http::Method;
 use penstock_router::tenant::NewKey;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::{Answer, Client, FakeWorker, Front, MODEL, Outside, Traits};
 
@@ -15,7 +16,12 @@ struct Bank {
     worker: FakeWorker,
     outside: Outside,
     keys: [NewKey; 3],
+    /// Where the upstream's key lies.
+    secrets: TempDir,
 }
+
+/// The upstream's.
+const KEY: &str = "sk-of-the-bank";
 
 impl Bank {
     async fn open() -> Self {
@@ -25,17 +31,19 @@ impl Bank {
     async fn with(change: impl FnOnce(&mut penstock_router::Config), more: &str) -> Self {
         let outside = Outside::start().await;
         let keys = [(); 3].map(|()| NewKey::generate().unwrap());
-        let text = catalogue(&outside, &keys, more);
+        let secrets = tempfile::tempdir().unwrap();
+        std::fs::write(secrets.path().join("acme"), KEY).unwrap();
+        let text = catalogue(&outside, &keys, &secrets, more);
         let (front, worker) = Front::with(
             |config| {
-                config.secrets.variables.insert("PATH".to_owned());
+                config.secrets.directory = Some(secrets.path().to_owned());
                 change(config);
             },
             Traits::default(),
         )
         .await;
         front.apply(&text).await;
-        Self { front, worker, outside, keys }
+        Self { front, worker, outside, keys, secrets }
     }
 
     async fn ask(&self, tenant: usize, headers: &[(&str, &str)], body: &Value) -> Answer {
@@ -61,7 +69,9 @@ impl Bank {
 }
 
 /// Tenants: 0 web (public), 1 staff (internal), 2 risk (restricted).
-fn catalogue(outside: &Outside, keys: &[NewKey; 3], more: &str) -> String {
+fn catalogue(outside: &Outside, keys: &[NewKey; 3], secrets: &TempDir, more: &str) -> String {
+    let key = secrets.path().join("acme");
+    let key = key.display();
     let [web, staff, risk] = keys.each_ref().map(NewKey::digest);
     let address = outside.address;
     format!(
@@ -70,7 +80,7 @@ fn catalogue(outside: &Outside, keys: &[NewKey; 3], more: &str) -> String {
          - {{name: staff, class: internal, models: ['*'], tasks: {{risk: restricted}}, keys: [{{id: k1, sha256: {staff}}}]}}\n\
          - {{name: risk, class: restricted, models: ['*'], keys: [{{id: k1, sha256: {risk}}}]}}\n\
          upstreams:\n\
-         - {{name: acme, protocol: openai, url: 'http://{address}/v1', key: {{env: PATH}}, ceiling: public, price: {{input: 1, output: 2}}}}\n\
+         - {{name: acme, protocol: openai, url: 'http://{address}/v1', key: {{file: {key}}}, ceiling: public, price: {{input: 1, output: 2}}}}\n\
          models:\n\
          - {{name: {MODEL}}}\n\
          routes:\n\
@@ -101,7 +111,7 @@ async fn what_is_public_goes_out_with_the_upstreams_key_and_none_of_the_tenants(
     assert_eq!(body["choices"][0]["message"]["content"], "from outside");
     assert_eq!((&body["model"], &body["usage"]["prompt_tokens"]), (&json!("help"), &json!(9)));
     let (head, sent) = bank.outside.call().await;
-    assert_eq!(head["authorization"], format!("Bearer {}", std::env::var("PATH").unwrap()));
+    assert_eq!(head["authorization"], format!("Bearer {KEY}"));
     assert!(!format!("{head:?}{sent}").contains(bank.keys[0].reveal()));
     assert_eq!(sent["model"], "big");
     bank.front
@@ -238,7 +248,7 @@ async fn a_revoked_key_and_a_lower_ceiling_count_from_the_next_request_on() {
     assert_eq!(bank.ask(0, &[], &hello("help")).await.header("x-penstock-target"), "acme/big");
     bank.outside.call().await;
     let new = [(); 3].map(|()| NewKey::generate().unwrap());
-    bank.front.apply(&catalogue(&bank.outside, &new, "")).await;
+    bank.front.apply(&catalogue(&bank.outside, &new, &bank.secrets, "")).await;
     assert_eq!(bank.ask(0, &[], &hello("help")).await.status, 401);
     bank.keys = new;
     assert_eq!(bank.ask(0, &[], &hello("help")).await.status, 200);
