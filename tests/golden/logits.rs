@@ -1,5 +1,6 @@
 //! Logits against f32 arithmetic on the same weights, and against llama.cpp on the same file.
 
+use std::fmt;
 use std::process::Command;
 
 use half::f16;
@@ -77,15 +78,16 @@ impl Agreement {
     }
 
     /// The mean divergence, and the share of positions with the same most likely token.
-    fn told(&self, reference: &str) -> (f64, f64) {
-        let (mean, same) = (self.divergence / self.positions as f64, self.same as f64 / self.positions as f64);
-        let (worst, place) = &self.worst;
-        println!(
-            "{reference}: {} positions, mean KL {mean:.5}, top-1 agreement {:.2} %; worst KL {worst:.4}, {place}",
-            self.positions,
-            same * 100.0
-        );
-        (mean, same)
+    fn figures(&self) -> (f64, f64) {
+        (self.divergence / self.positions as f64, self.same as f64 / self.positions as f64)
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((mean, same), (worst, place)) = (self.figures(), &self.worst);
+        let same = same * 100.0;
+        write!(f, "{} positions, mean KL {mean:.5}, top-1 {same:.2} %; worst KL {worst:.4}, {place}", self.positions)
     }
 }
 
@@ -137,9 +139,11 @@ fn measure(longest: usize) -> Measured {
 #[test]
 fn logits_agree_with_f32_and_with_llama_cpp() {
     let measured = measure(usize::MAX);
-    let (divergence, same) = measured.f32.told("f32");
+    println!("f32: {}", measured.f32);
+    let (divergence, same) = measured.f32.figures();
     assert!(divergence <= 0.005 && same >= 0.97, "f32: mean KL {divergence}, top-1 agreement {same}");
-    let (divergence, same) = measured.llama_cpp.told("llama.cpp");
+    println!("llama.cpp: {}", measured.llama_cpp);
+    let (divergence, same) = measured.llama_cpp.figures();
     assert!(divergence <= 0.01 && same >= 0.95, "llama.cpp: mean KL {divergence}, top-1 agreement {same}");
 }
 
@@ -148,7 +152,8 @@ fn logits_agree_with_f32_and_with_llama_cpp() {
 #[test]
 fn short_prompts_agree_with_f32() {
     let measured = measure(SHORT);
-    let (divergence, same) = measured.f32.told("f32");
+    println!("f32: {}", measured.f32);
+    let (divergence, same) = measured.f32.figures();
     assert!(divergence <= 0.005 && same >= 0.97, "f32: mean KL {divergence}, top-1 agreement {same}");
     println!("{} {:016x}", measured.numerics, measured.digest);
 }

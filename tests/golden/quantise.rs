@@ -81,9 +81,10 @@ fn a_folder_becomes_a_file_with_the_same_logits() {
     let temp = temp();
     let reference = floats(&golden("folder/logits.bin"));
     let tokens: Vec<u32> = (1..=60).collect();
-    // Rows of 64 and 96 elements: K types give way to types of 32. The bounds are what each type loses here.
+    // Rows of 64 and 96 elements: K types give way to types of 32. A step of d adds a noise of d / √12 to each weight, and
+    // 14 products add up what each adds: about 2 % with 8 bits, 16 % with 5 and 30 % with 4, the head's 8 bits apart.
     let bounds =
-        [("F32", 2e-3), ("bf16", 2e-3), ("F16", 2e-3), ("Q8_0", 0.03), ("Q6_K", 0.03), ("q5_1", 0.1), ("Q4_0", 0.25)];
+        [("F32", 1e-3), ("bf16", 1e-3), ("F16", 1e-3), ("Q8_0", 0.03), ("Q6_K", 0.03), ("q5_1", 0.16), ("Q4_0", 0.35)];
     for (to, bound) in bounds {
         let out = temp.path().join(format!("{to}.gguf"));
         quantise(&folder(), &out, to).expect("it is written");

@@ -268,7 +268,7 @@ proptest! {
         params in prop::collection::vec(params(), 1..20), threads in 1usize..5, spread in 1u32..40
     ) {
         const VOCAB: usize = 333;
-        let logits: Vec<f32> =
+        let mut logits: Vec<f32> =
             (0..params.len() * VOCAB).map(|i| ((i * i * 37 + i * 11) % 1009) as f32 / 1009.0 * spread as f32).collect();
         let sampler = |params: &SamplingParams| Sampler::new(params.clone(), &[3, 5], &[], &[]);
         let alone: Vec<_> = params
@@ -278,7 +278,7 @@ proptest! {
             .collect();
         let mut cpu = Cpu::new(NonZeroUsize::new(threads).unwrap(), Isa::detect());
         let turns: Vec<_> = params.iter().map(|params| Mutex::new((sampler(params), None))).collect();
-        cpu.each_row(&mut logits.clone(), VOCAB, &|row, logits| {
+        cpu.each_row(&mut logits, VOCAB, &|row, logits| {
             let (sampler, drawn) = &mut *turns[row].lock().unwrap();
             *drawn = Some(sampler.sample(logits, &mut Scratch::default()));
         });
