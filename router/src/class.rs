@@ -13,6 +13,7 @@ mod fold;
 mod iban;
 mod numbers;
 mod secret;
+mod spans;
 mod strings;
 
 use std::collections::HashSet;
@@ -30,6 +31,7 @@ use custom::{Dictionaries, Patterns};
 use numbers::Found;
 use secret::Secrets;
 
+pub use spans::{Cut, Finder, HOLD, Search};
 pub(crate) use strings::{Unreadable, body, request};
 
 /// Hashes texts so that nobody outside can make two of the same hash.
