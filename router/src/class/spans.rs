@@ -29,7 +29,7 @@ pub const HOLD: usize = 256;
 /// Bytes before a place that a rule may look at.
 const CONTEXT: usize = 96;
 /// Bytes behind the context that are kept for a while: they are not moved with every piece.
-const SLACK: usize = 1024;
+const SLACK: usize = 160;
 
 /// Some detectors of a catalogue, compiled to find the places of their matches.
 #[derive(Debug)]

@@ -100,7 +100,7 @@ const PLANTED: [(&str, &str, &str); 30] = [
     ("secret", "\"api_key\": \"9f8e7d6c5b4a39281706\"", "\"api_key\": \"[secret]\""),
     ("account_no", "账号6222 0200 0000 0000 0，", "账号[account_no]，"),
     ("contract", "合同AB12 34-56", "[contract]"),
-    ("ticket", "Cafe\u{301} 123 and ref-ab", "Cafe\u{301} 123 and [ticket]"),
+    ("ticket", "Cafe 123 and ref-ab", "Cafe 123 and [ticket]"),
     ("ticket", "cafe\u{301} 123", "[ticket]3"),
     ("vip", "met ada LOVELACE today, ann lee, c++", "met [vip] today, [vip], [vip]"),
     ("vip", "客户王小明先生 οδος", "客户[vip]先生 [vip]"),

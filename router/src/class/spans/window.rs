@@ -44,18 +44,16 @@ impl Window {
 
     pub(super) fn push(&mut self, mut piece: &str) {
         while let Some(first) = piece.chars().next() {
-            let ascii = if piece.is_ascii() {
+            let known = if piece.is_ascii() {
                 piece.len()
             } else {
-                piece.bytes().position(|byte| !byte.is_ascii()).unwrap_or(piece.len())
+                piece.find(|character| plain(character) != Some(character)).unwrap_or(piece.len())
             };
-            if ascii > 0 {
+            if let Some((last, _)) = piece[..known].char_indices().next_back() {
                 self.settle();
-                let (stretch, rest) = piece.split_at(ascii);
-                let (known, last) = stretch.split_at(ascii - 1);
-                self.add(known);
-                self.last.push_str(last);
-                piece = rest;
+                self.add(&piece[..last]);
+                self.last.push_str(&piece[last..known]);
+                piece = &piece[known..];
                 continue;
             }
             if begins(first) || self.last.chars().count() >= CLUSTER {
