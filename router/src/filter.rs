@@ -72,7 +72,10 @@ impl Rules {
                 let message = "prompt must be text: this route replaces parts of it, which token ids do not allow";
                 return Err(Failure::field("prompt", message));
             }
-            guarded(|| Ok(vault.redact(finder, requests)))?;
+            guarded(|| {
+                vault.redact(finder, requests);
+                Ok(())
+            })?;
             vault.hits().iter().for_each(|name| metrics.filter_hit(name, "replace"));
         }
         let form = match requests.iter().find_map(|request| request.constraint.as_ref()) {
