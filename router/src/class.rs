@@ -15,6 +15,7 @@ mod iban;
 mod numbers;
 mod secret;
 mod sessions;
+mod spans;
 mod strings;
 
 use std::collections::HashSet;
@@ -33,6 +34,7 @@ use numbers::Found;
 use secret::Secrets;
 
 pub use sessions::{Error as SessionsError, Sessions};
+pub use spans::{Cut, Finder, HOLD, Search};
 pub(crate) use strings::{Unreadable, body, request, text};
 
 /// Hashes texts so that nobody outside can make two of the same hash.

@@ -7,6 +7,7 @@ mod balance;
 pub mod class;
 pub mod config;
 mod dispatch;
+mod filter;
 mod fleet;
 mod metrics;
 pub mod ops;

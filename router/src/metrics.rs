@@ -7,6 +7,7 @@ use prometheus::{
 use std::sync::Arc;
 use tokio::time::Instant;
 
+use penstock_cluster::catalog::Name;
 use penstock_proto::{ErrorCode, ModelName, TenantName};
 
 use crate::request::{Delta, Failure, Usage};
@@ -103,6 +104,7 @@ pub(crate) struct Metrics {
     retries_throttled: IntCounter,
     fallbacks: IntCounter,
     shadows: IntCounterVec,
+    filter_hits: IntCounterVec,
     catalog: IntGauge,
     in_flight: IntGauge,
     queue: IntGaugeVec,
@@ -148,6 +150,10 @@ impl Metrics {
                 Opts::new("penstock_shadows_total", "Copies of requests, by where they went and how they ended"),
                 &["target", "code"],
             )?,
+            filter_hits: IntCounterVec::new(
+                Opts::new("penstock_filter_hits_total", "Matches of routes' filters, by what became of them"),
+                &["detector", "action"],
+            )?,
             catalog: IntGauge::new("penstock_catalog_version", "The version of the catalogue in force; 0: none")?,
             in_flight: IntGauge::new("penstock_requests_in_flight", "Requests that have not ended")?,
             queue: IntGaugeVec::new(
@@ -172,6 +178,7 @@ impl Metrics {
         registry.register(Box::new(self.retries_throttled.clone()))?;
         registry.register(Box::new(self.fallbacks.clone()))?;
         registry.register(Box::new(self.shadows.clone()))?;
+        registry.register(Box::new(self.filter_hits.clone()))?;
         registry.register(Box::new(self.catalog.clone()))?;
         registry.register(Box::new(self.in_flight.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
@@ -217,6 +224,11 @@ impl Metrics {
     /// A copy has ended.
     pub(crate) fn shadowed(&self, target: &str, code: &str) {
         self.shadows.with_label_values(&[target, code]).inc();
+    }
+
+    /// A route's filter found something: a detector of the catalogue did, and an action of the closed list was taken.
+    pub(crate) fn filter_hit(&self, detector: &Name, action: &str) {
+        self.filter_hits.with_label_values(&[detector.as_str(), action]).inc();
     }
 
     /// A call of `model` waits for its first token until the guard is dropped.

@@ -15,7 +15,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::class::{self, Detectors};
 use crate::config::{Config, Secrets};
+use crate::filter;
 use crate::metrics::Metrics;
+use crate::policy::Asked;
 use crate::request::Failure;
 use crate::tenant::{Issuers, Keys};
 use crate::upstream::{
@@ -39,6 +41,8 @@ pub(crate) struct Parts {
     keys: Keys,
     issuers: Issuers,
     detectors: Result<Detectors, class::Error>,
+    /// Of the routes that have one.
+    filters: BTreeMap<Name, Result<Arc<filter::Rules>, class::Error>>,
     upstreams: BTreeMap<Name, Result<Outside, Unusable>>,
 }
 
@@ -83,6 +87,10 @@ impl Parts {
             let outside = outside(upstream, secrets, before).map_err(unusable);
             (name.clone(), outside)
         };
+        let filters = catalog.routes.iter().filter_map(|(name, route)| {
+            let rules = filter::Rules::compile(catalog, route.filter.as_ref()?, read).map(Arc::new);
+            Some((name.clone(), rules))
+        });
         Self {
             keys: Keys::new(catalog),
             issuers: match before {
@@ -90,6 +98,7 @@ impl Parts {
                 None => Issuers::new(catalog, &TaskTracker::new()),
             },
             detectors: Detectors::compile(catalog, read),
+            filters: filters.collect(),
             upstreams: catalog.upstreams.iter().map(upstream).collect(),
         }
     }
@@ -98,7 +107,8 @@ impl Parts {
     pub(crate) fn faults(&self) -> Vec<String> {
         let detectors = self.detectors.as_ref().err().map(ToString::to_string);
         let upstreams = self.upstreams.values().filter_map(|upstream| upstream.as_ref().err());
-        detectors.into_iter().chain(upstreams.map(ToString::to_string)).collect()
+        let filters = self.filters.values().filter_map(|filter| filter.as_ref().err()).map(ToString::to_string);
+        detectors.into_iter().chain(filters).chain(upstreams.map(ToString::to_string)).collect()
     }
 }
 
@@ -200,6 +210,15 @@ impl Rulebook {
         self.parts.detectors.as_ref().map_err(|error| {
             tracing::error!(%error, "requests are refused: the catalogue's detectors cannot be used");
             Failure::new(ErrorCode::Detectors, "the detectors cannot be used; the router's log says why")
+        })
+    }
+
+    /// The filter of what was asked for: routes may have one.
+    pub(crate) fn filter(&self, asked: &Asked) -> Result<Option<&Arc<filter::Rules>>, Failure> {
+        let Asked::Route(route) = asked else { return Ok(None) };
+        self.parts.filters.get(route).map(Result::as_ref).transpose().map_err(|error| {
+            tracing::error!(%error, %route, "requests are refused: the route's filter cannot be used");
+            Failure::new(ErrorCode::Detectors, "the route's filter cannot be used; the router's log says why")
         })
     }
 

@@ -30,7 +30,7 @@ pub struct Route {
     /// Copies of requests.
     #[serde(default)]
     pub shadow: Option<Lined<Shadow>>,
-    /// What its answers are searched for.
+    /// What its answers and its requests are searched for.
     #[serde(default)]
     pub filter: Option<Filter>,
     /// A version that takes over step by step.
@@ -175,21 +175,28 @@ pub struct Shadow {
     pub sample: Ratio,
 }
 
-/// What answers are searched for.
+/// What answers are searched for, and what requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// The detectors.
+    /// The detectors that look through answers.
+    #[serde(default)]
     pub output: Vec<Lined<Name>>,
-    /// What happens to a match.
+    /// The detectors whose matches in a request are replaced before a model sees them, and put back in the answer. The
+    /// request's class stays what they raised it to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub input: Vec<Lined<Name>>,
+    /// What happens to a match in an answer.
+    #[serde(default)]
     pub action: FilterAction,
 }
 
 /// What happens to a match in an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FilterAction {
     /// A placeholder takes its place.
+    #[default]
     Redact,
     /// The answer ends.
     Block,

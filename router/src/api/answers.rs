@@ -12,6 +12,7 @@ use super::Notes;
 use super::blocks::Blocks;
 use super::caller::{Asking, Caller};
 use crate::dispatch::{Answer, Orders, Started};
+use crate::filter::Guard;
 use crate::fleet::Model;
 use crate::metrics::Observation;
 use crate::request::{Delta, Failure, Finish, Request};
@@ -47,11 +48,10 @@ impl Api {
         mut observation: Observation,
     ) -> Result<Begun, Failure> {
         match self.begin(asking, (requests, choices), notes, &mut observation).await {
-            Ok((name, started)) => Ok(Begun {
-                name,
-                model: started.model.clone(),
-                answers: Answers::of(started, Arc::clone(&asking.caller.permit), observation),
-            }),
+            Ok((name, started, guard)) => {
+                let (model, permit) = (started.model.clone(), Arc::clone(&asking.caller.permit));
+                Ok(Begun { name, model, answers: Answers::of(started, permit, guard.as_ref(), observation) })
+            }
             Err(failure) => {
                 observation.failed(&failure);
                 Err(failure)
@@ -65,8 +65,10 @@ impl Api {
         (requests, choices): (Vec<Request>, u32),
         notes: &mut Notes,
         observation: &mut Observation,
-    ) -> Result<(ModelName, Started), Failure> {
-        let (decision, requests) = self.rule(asking, requests, notes).await?;
+    ) -> Result<(ModelName, Started, Option<Guard>), Failure> {
+        let (decision, mut requests) = self.rule(asking, requests, notes).await?;
+        let rules = asking.caller.book.filter(&decision.asked)?;
+        let guard = rules.map(|rules| rules.begin(&mut requests, &self.metrics)).transpose()?;
         let name = requests.first().map(|request| request.model.clone());
         let name = name.ok_or_else(|| Failure::field("prompt", "there is no prompt"))?;
         let Caller { book, permit, .. } = asking.caller;
@@ -74,7 +76,10 @@ impl Api {
         let started = self.dispatch.answers(orders, requests, choices).await.map_err(|failed| {
             notes.target = failed.target.as_ref().map(ToString::to_string);
             failed.target.iter().for_each(|target| observation.targets(target.model(), &target.to_string()));
-            failed.failure
+            match &guard {
+                Some(guard) => guard.clean(failed.failure),
+                None => failed.failure,
+            }
         })?;
         if let catalog::Target::Upstream { upstream, .. } = started.target.name() {
             let passed = asking.caller.book.catalog().upstreams.get(upstream).map(|upstream| &upstream.pass);
@@ -83,7 +88,7 @@ impl Api {
         let target = started.target.to_string();
         observation.targets(started.target.model(), &target);
         notes.target = Some(target);
-        Ok((name, started))
+        Ok((name, started, guard))
     }
 
     /// Starts the one choice of the answer to a request that was decoded, and is to be streamed or not. What the face
@@ -109,12 +114,15 @@ impl Api {
 }
 
 impl Answers {
-    fn of(started: Started, permit: Arc<Permit>, mut observation: Observation) -> Self {
+    fn of(started: Started, permit: Arc<Permit>, guard: Option<&Guard>, mut observation: Observation) -> Self {
         let answers = started.answers;
         answers.iter().for_each(|answer| observation.called(answer.called));
         let open = answers.len();
         let prompt_tokens = answers.iter().map(|answer| answer.prompt_tokens).sum();
-        let choice = |(index, answer): (usize, Answer)| answer.into_stream().map(move |delta| (index, delta)).boxed();
+        let choice = |(index, answer): (usize, Answer)| match guard {
+            Some(guard) => guard.watch(answer.into_stream()).map(move |delta| (index, delta)).boxed(),
+            None => answer.into_stream().map(move |delta| (index, delta)).boxed(),
+        };
         let choices = select_all(answers.into_iter().enumerate().map(choice)).boxed();
         Self { choices, open, prompt_tokens, observation, _permit: permit }
     }

@@ -13,7 +13,7 @@ use super::checksum::{luhn, mod97};
 use super::digits::is_boundary;
 
 /// What the patterns may take together, compiled.
-const SIZE_LIMIT: usize = 64 << 20;
+pub(super) const SIZE_LIMIT: usize = 64 << 20;
 
 /// Patterns, searched for in one pass.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Patterns {
     }
 }
 
-fn passes(check: Check, text: &str) -> bool {
+pub(super) fn passes(check: Check, text: &str) -> bool {
     match check {
         Check::None => true,
         Check::Luhn => {

@@ -7,9 +7,9 @@ const GAP_LIMIT: usize = 3;
 /// Digits of the longest number that anything looks for.
 pub(super) const DIGITS_LIMIT: usize = 24;
 /// Groups of a part of a run that is looked at by itself: beside other numbers, one is not written digit by digit.
-const PART_LIMIT: usize = 6;
+pub(super) const PART_LIMIT: usize = 6;
 /// Digits of the shortest such part.
-const PART_DIGITS: usize = 6;
+pub(super) const PART_DIGITS: usize = 6;
 
 /// Digits without anything between them.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +117,7 @@ pub(super) fn before_gap(text: &str, at: usize) -> Option<usize> {
 }
 
 /// The bytes of the separator at a place; 0 where there is none. NFKC has made the others into these.
-fn separator(text: &str, at: usize) -> usize {
+pub(super) fn separator(text: &str, at: usize) -> usize {
     match text.as_bytes().get(at) {
         Some(b' ' | b'-' | b'.' | b'\t') => 1,
         // Only these bytes begin a character below.
@@ -156,7 +156,8 @@ fn run(text: &str, groups: &[Group], hits: &mut Hits) {
             if is_boundary(bytes.get(group.end)) || bytes.get(group.end).is_some_and(|byte| b"Xx".contains(byte)) {
                 let whole = first == 0 && last + 1 == groups.len();
                 let groups = &groups[first..=last];
-                numbers::look(&Number { text, groups, digits: &digits[..count], whole }, hits);
+                let kinds = numbers::look(&Number { text, groups, digits: &digits[..count], whole });
+                kinds.iter().for_each(|found| hits.add(found));
             }
         }
     }

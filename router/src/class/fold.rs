@@ -29,7 +29,7 @@ pub(super) fn fold(text: &str) -> Cow<'_, str> {
 
 /// What NFKC makes of a character that it changes by itself alone, if at all, and that never joins one before it. None
 /// for all others, to which the whole of NFKC is applied.
-fn plain(character: char) -> Option<char> {
+pub(super) fn plain(character: char) -> Option<char> {
     match character {
         // ASCII, dashes and quotation marks, CJK punctuation and ideographs.
         '\0'..='\x7f' | '\u{2013}' | '\u{2014}' | '\u{2018}'..='\u{201d}' => Some(character),

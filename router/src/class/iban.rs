@@ -97,11 +97,29 @@ const LENGTH_LIMIT: usize = 33;
 
 /// Looks whether an IBAN's check digits begin with this group.
 pub(super) fn look(text: &str, group: Group, hits: &mut Hits) {
-    let Some((country, length)) = country(text, group.start) else { return };
+    if let Some(Read::Whole { valid: true, .. }) = read(text, group.start) {
+        hits.add(Found::Iban);
+    }
+}
+
+/// How far an IBAN can be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Read {
+    /// All its characters are there.
+    Whole { start: usize, end: usize, valid: bool },
+    /// The text ends before them.
+    Short { start: usize },
+}
+
+/// Reads what may be an IBAN whose check digits begin at a place.
+pub(super) fn read(text: &str, check: usize) -> Option<Read> {
+    let end = before_gap(text, check)?;
+    let (country, length) = country(text, end)?;
+    let start = end - 2;
     let mut iban = [0; LENGTH_LIMIT];
     iban[..2].copy_from_slice(&country);
     let mut count = 2;
-    let mut at = group.start;
+    let mut at = check;
     while count < length {
         match text.as_bytes().get(at) {
             Some(byte) if byte.is_ascii_alphanumeric() => {
@@ -109,21 +127,27 @@ pub(super) fn look(text: &str, group: Group, hits: &mut Hits) {
                 count += 1;
                 at += 1;
             }
-            Some(_) => match after_gap(text, at) {
-                Some(next) => at = next,
-                None => return,
-            },
-            None => return,
+            Some(_) => at = after_gap(text, at)?,
+            None => return Some(Read::Short { start }),
         }
     }
-    if is_boundary(text.as_bytes().get(at)) && mod97(&iban[..length]) {
-        hits.add(Found::Iban);
-    }
+    let valid = is_boundary(text.as_bytes().get(at)) && mod97(&iban[..length]);
+    Some(Read::Whole { start, end: at, valid })
 }
 
-/// The two letters of a country before a place, separators between, and the length of its IBANs.
-fn country(text: &str, at: usize) -> Option<([u8; 2], usize)> {
-    let end = before_gap(text, at)?;
+/// Where an IBAN begins whose check digits are still to come, in a text that ends with no more of it than a part of its
+/// country, and separators.
+pub(super) fn begun(text: &str) -> Option<usize> {
+    let end = before_gap(text, text.len())?;
+    if country(text, end).is_some() {
+        return Some(end - 2);
+    }
+    let letter = before(text, text.len()).is_some_and(u8::is_ascii_alphabetic);
+    (letter && is_boundary(before(text, text.len() - 1))).then(|| text.len() - 1)
+}
+
+/// The two letters of a country before a place, and the length of its IBANs.
+fn country(text: &str, end: usize) -> Option<([u8; 2], usize)> {
     let letters = text.as_bytes()[..end].last_chunk::<2>()?;
     if !letters.iter().all(u8::is_ascii_alphabetic) || !is_boundary(before(text, end - 2)) {
         return None;

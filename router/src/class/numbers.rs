@@ -1,6 +1,5 @@
 //! What a number may be: a card, an id, a phone.
 
-use super::Hits;
 use super::checksum::{luhn, resident_check};
 use super::digits::{Number, after_gap, before, is_boundary};
 
@@ -44,38 +43,55 @@ impl Found {
     }
 }
 
-/// Looks at one number.
-pub(super) fn look(number: &Number<'_>, hits: &mut Hits) {
-    let found = match number.digits.len() {
+/// Some kinds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Kinds(u8);
+
+impl Kinds {
+    pub(super) fn add(&mut self, found: Found) {
+        self.0 |= 1 << found as u8;
+    }
+
+    pub(super) fn has(self, found: Found) -> bool {
+        self.0 & (1 << found as u8) != 0
+    }
+
+    /// Those that are in both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = Found> {
+        Found::ALL.into_iter().filter(move |found| self.has(*found))
+    }
+}
+
+/// What one number may be.
+pub(super) fn look(number: &Number<'_>) -> Kinds {
+    let mut kinds = Kinds::default();
+    let mut add = |found: Found, is: bool| {
+        if is {
+            kinds.add(found);
+        }
+    };
+    match number.digits.len() {
         7..=12 => {
-            if is_ssn(number) {
-                hits.add(Found::UsSsn);
-            }
-            if is_mobile(number) {
-                hits.add(Found::CnMobile);
-            }
-            is_phone(number).then_some(Found::Phone)
+            add(Found::UsSsn, is_ssn(number));
+            add(Found::CnMobile, is_mobile(number));
+            add(Found::Phone, is_phone(number));
         }
         13..=16 => {
-            if is_mobile(number) {
-                hits.add(Found::CnMobile);
-            }
-            if is_phone(number) {
-                hits.add(Found::Phone);
-            }
-            is_card(number).then_some(Found::Card)
+            add(Found::CnMobile, is_mobile(number));
+            add(Found::Phone, is_phone(number));
+            add(Found::Card, is_card(number));
         }
         17..=19 => {
-            if is_resident(number) {
-                hits.add(Found::CnResidentId);
-            }
-            is_card(number).then_some(Found::Card)
+            add(Found::CnResidentId, is_resident(number));
+            add(Found::Card, is_card(number));
         }
-        _ => None,
-    };
-    if let Some(found) = found {
-        hits.add(found);
+        _ => {}
     }
+    kinds
 }
 
 /// Digits alone are a number by Luhn's checksum one time in ten: the issuer and the way it is written count too.

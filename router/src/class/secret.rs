@@ -8,7 +8,7 @@ use super::numbers::Found;
 
 /// How a known format goes on after its beginning.
 #[derive(Debug, Clone, Copy)]
-enum Format {
+pub(super) enum Format {
     /// At least so many letters and digits.
     Plain(usize),
     /// At least so many letters, digits, `_` and `-`.
@@ -23,7 +23,7 @@ enum Format {
     Announced,
 }
 
-const FORMATS: [(&str, Format); 36] = [
+pub(super) const FORMATS: [(&str, Format); 36] = [
     ("AKIA", Format::Upper(16)),
     ("ASIA", Format::Upper(16)),
     ("ghp_", Format::Plain(36)),
@@ -63,9 +63,9 @@ const FORMATS: [(&str, Format); 36] = [
 ];
 
 /// Bytes of a secret that are looked at: a text that is full of beginnings must not be read again for each of them.
-const LENGTH_LIMIT: usize = 1024;
+pub(super) const LENGTH_LIMIT: usize = 1024;
 /// Bytes between the announcing word and the secret.
-const REACH: usize = 16;
+pub(super) const REACH: usize = 16;
 /// The shortest secret that is found by its look.
 const SECRET_LENGTH: usize = 10;
 /// The least entropy of its characters, in bits each.
@@ -74,7 +74,7 @@ const ENTROPY: f64 = 2.8;
 /// What finds secrets.
 #[derive(Debug)]
 pub(super) struct Secrets {
-    beginnings: AhoCorasick,
+    pub(super) beginnings: AhoCorasick,
 }
 
 impl Secrets {
@@ -112,11 +112,11 @@ impl Secrets {
     }
 }
 
-fn run(bytes: &[u8], of: impl Fn(&u8) -> bool) -> usize {
+pub(super) fn run(bytes: &[u8], of: impl Fn(&u8) -> bool) -> usize {
     bytes.iter().take_while(|byte| of(byte)).count()
 }
 
-fn is_token(byte: &u8) -> bool {
+pub(super) fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"_-".contains(byte)
 }
 
@@ -144,13 +144,13 @@ fn is_announced(rest: &[u8]) -> bool {
     words.any(is_mixed)
 }
 
-fn is_secret_byte(byte: &u8) -> bool {
+pub(super) fn is_secret_byte(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"+/_.~!@#$%^&*-".contains(byte)
 }
 
 /// Long, of several kinds of characters, and none of them too often. Names in programs are long too: they have few
 /// digits, and no other marks than `_`, `.`, `-` and `/`.
-fn is_mixed(word: &[u8]) -> bool {
+pub(super) fn is_mixed(word: &[u8]) -> bool {
     let word = word.strip_prefix(b"$").unwrap_or(word);
     let word = word.strip_suffix(b".").unwrap_or(word);
     let count = |of: fn(&u8) -> bool| word.iter().filter(|byte| of(byte)).count();

@@ -126,7 +126,10 @@ impl Checker<'_> {
     }
 
     fn filter(&mut self, route: &Placed<Route>, filter: &Filter) {
-        for name in &filter.output {
+        if filter.output.is_empty() && filter.input.is_empty() {
+            self.refuse(route.at.clone(), "a filter looks for nothing: name detectors under output or input");
+        }
+        for name in filter.output.iter().chain(&filter.input) {
             let at = route.line(name.line);
             let built_in = BUILT_IN_DETECTORS.iter().any(|(known, _)| *known == name.as_str());
             match self.catalog.detectors.get(&name.value) {

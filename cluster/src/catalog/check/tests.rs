@@ -83,6 +83,8 @@ fn every_fault_is_told_by_line_and_reason() {
         (18, "[1, 25, 100]", "[25, 1]", "steps are percentages"),
         (17, r"62\d{14,17}\b", r"62\d{14,257}\b", "a match of account may have 259 bytes"),
         (17, r"62\d{14,17}\b", r"62\d+\b", "a match of account may have any length"),
+        (17, "output: [card, account], action: redact", "input: [card, acount]", "there is no detector acount"),
+        (11, "output: [card, account], action: redact", "action: block", "a filter looks for nothing"),
         (20, "pattern", "dictionary: /x, pattern", "a pattern or a dictionary, not both"),
         (21, "dictionary: /etc/vip.txt, ", "", "needs a pattern or a dictionary"),
         (21, "dictionary", "check: luhn, dictionary", "a check is for matches of a pattern"),

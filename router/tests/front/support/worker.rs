@@ -102,6 +102,20 @@ impl Call {
         self.send(self.said, Some(worker_generate_event::Event::Finished(self.honest_end()))).await;
     }
 
+    /// Sends a token. Returns whether somebody still takes it.
+    pub(crate) async fn try_token(&mut self, id: u32) -> bool {
+        let event = worker_generate_event::Event::Tokens(Tokens { ids: vec![id], logprobs: Vec::new() });
+        let position = self.said;
+        self.said += 1;
+        self.events.send(Ok(message(position, Some(event)))).await.is_ok()
+    }
+
+    /// Ends the answer, where somebody still takes it.
+    pub(crate) async fn try_finish(self) {
+        let event = worker_generate_event::Event::Finished(self.honest_end());
+        drop(self.events.send(Ok(message(self.said, Some(event)))).await);
+    }
+
     /// Fails.
     pub(crate) async fn fail(self, status: Status) {
         self.events.send(Err(status)).await.unwrap();
