@@ -18,7 +18,7 @@ finish() {
   trap - EXIT
   trap '' INT TERM
   for pid in "${started[@]}"; do
-    kill "$pid" 2>/dev/null && wait "$pid" || true
+    { kill "$pid" && wait "$pid" || true; } 2>/dev/null
   done
 }
 trap finish EXIT
@@ -32,12 +32,16 @@ export ACME_API_KEY=stand-in NOTARY_API_KEY=stand-in
 "$penstock" up --config $examples/bank.yaml --data-dir "$bank" --ready-file "$bank/ready.json" --grace 5s "$@" \
   >"$bank/up.log" 2>&1 &
 started=($! "${started[@]}")
-until [[ -e $bank/ready.json ]]; do
-  for pid in "${started[@]}"; do
-    kill -0 "$pid" 2>/dev/null || { cat "$bank/up.log" >&2; exit 1; }
-  done
+both_run() {
+  local running
+  running=($(jobs -rp))
+  ((${#running[@]} == 2)) || { cat "$bank/up.log" >&2; exit 1; }
+}
+until [[ -e $bank/ready.json ]] && curl -sf --noproxy "*" -o "$bank/seen" "$provider/seen"; do
+  both_run
   sleep 0.05
 done
+both_run
 address() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$bank/ready.json" "$1"; }
 
 export PENSTOCK_SERVER PENSTOCK_DATA_DIR=$bank

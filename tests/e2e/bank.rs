@@ -129,7 +129,10 @@ fn the_walk_through_says_what_happens() {
     let outputs = bank.run(&commands);
     assert_eq!(outputs.len(), said.len());
     for ((command, expected), output) in said.iter().zip(&outputs) {
-        assert!(is_like(output, expected), "$ {command}\n{output}\nbut docs/bank.md says\n{expected}");
+        assert!(
+            is_like(output.trim_end(), expected.trim_end()),
+            "$ {command}\n{output}\nbut docs/bank.md says\n{expected}"
+        );
     }
 }
 
@@ -139,7 +142,8 @@ async fn while_home_is_behind_staff_go_to_the_provider_under_contract() {
     let bank = Bank::start(&slow);
     assert_eq!(bank.ask("STAFF_KEY", "assistant", "Hi").await.1, format!("local/{MODEL}"));
     let explain = "penstock explain --tenant staff --model assistant -o table";
-    let long = "word ".repeat(7_000);
+    // The stand-in engine has a token for each byte: it reads this for some 16 s.
+    let long = "word ".repeat(1_600);
     let behind = async {
         while !bank.say(explain).contains("overflow: the route's own targets are ") {
             tokio::task::yield_now().await;
