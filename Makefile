@@ -14,7 +14,7 @@ export PENSTOCK_TEST_MODEL  := $(CURDIR)/$(TESTDIR)/SmolLM2-135M-Instruct.Q4_1.g
 export PENSTOCK_TEST_ETCD   := $(CURDIR)/$(VENV)/bin/etcd
 export PENSTOCK_TEST_PYTHON := $(CURDIR)/$(VENV)/bin/python
 
-.PHONY: help up build test test-helm image-check test-build check prove prove-requests prove-peers bench bench-engine bench-router bench-external tools test-tools test-model clean
+.PHONY: help up bank build test test-helm image-check test-build check prove prove-requests prove-peers bench bench-engine bench-router bench-external tools test-tools test-model clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ up: tools ## build, fetch the default model and serve it on 127.0.0.1:8080
 	$(BIN) model pull $(MODEL)
 	@echo "[3/3] serving; Ctrl-C stops it cleanly"
 	exec $(BIN) up --model $(MODEL)
+
+bank: build test-model ## the bank of docs/bank.md, beside a stand-in for its providers; FLAGS=… go to `penstock up`
+	exec deploy/examples/bank.sh --model $(MODEL)=$(PENSTOCK_TEST_MODEL) $(FLAGS)
 
 build: tools ## the binary, target/release/penstock
 	$(BUILD)

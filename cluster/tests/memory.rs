@@ -12,6 +12,7 @@ mod script;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, StreamExt as _};
 use penstock_cluster::catalog;
 use penstock_cluster::store::{Error, Key, MemoryStore, Prefix, Store, Txn};
 use proptest::prelude::*;
@@ -173,4 +174,28 @@ async fn a_catalogue_that_does_not_fit_is_refused() {
     let large = catalog::Catalog::read(sources).unwrap();
     let error = catalog::apply(&store, &large, "alice").await.unwrap_err();
     assert!(matches!(error, catalog::Error::TooLarge { .. }) && !error.retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn a_watch_that_nobody_polls_keeps_nobody_waiting() {
+    let local = Local::on_disk().await;
+    let prefix = Prefix::new("/");
+    let writes = async {
+        for write in 0..64 {
+            local.store.commit(Txn::new().put(Key::new("/key"), write.to_string())).await.unwrap();
+        }
+    };
+    let mut watch = local.store.watch(&prefix, local.store.revision().await.unwrap()).await.unwrap();
+    // As a `select!` does in which something else comes first: one look, and on to the next call.
+    let looks = async {
+        loop {
+            let _ = watch.next().now_or_never();
+            local.store.list(&prefix).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let both = async {
+        tokio::select! { () = writes => {}, () = looks => {} }
+    };
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("nobody waits for ever");
 }

@@ -79,7 +79,8 @@ pub struct Router {
     admin: Port,
     status: Status,
     limiter: Arc<Limiter>,
-    tasks: TaskTracker,
+    /// What gives back what is leased. Those who follow the store end with their last reader instead, which may be a [`Status`].
+    leases: TaskTracker,
     grace: Duration,
 }
 
@@ -110,7 +111,7 @@ impl Router {
     pub async fn start(config: Config, key: AdminKey, cluster: Cluster, registry: &Registry) -> Result<Self, Error> {
         config.check()?;
         let Cluster { store, members, staleness, connect } = cluster;
-        let tasks = TaskTracker::new();
+        let (tasks, leases) = (TaskTracker::new(), TaskTracker::new());
         let metrics = Arc::new(Metrics::new(registry)?);
         let catalogs = catalog::watch(Arc::clone(&store), &tasks);
         let rulebooks = rulebook::follow(catalogs, &config, Arc::clone(&metrics), &tasks).await;
@@ -134,14 +135,14 @@ impl Router {
             rulings: Arc::clone(&rulings),
         };
         let name = config.name.clone().unwrap_or_else(|| format!("router-{}", RequestId::generate()));
-        let limiter = Arc::new(Limiter::new(Arc::clone(&store), &name, &tasks));
+        let limiter = Arc::new(Limiter::new(Arc::clone(&store), &name, &leases));
         let api = Arc::new(Api::new(config, rulings, Arc::clone(&limiter), (dispatch, metrics)));
         let grpc = grpc::start(grpc, Arc::clone(&api), fleet).await?;
         let admin = admin::start(admin, admin_state, key).await?;
         let handler: Handler = Arc::new(move |request| Arc::clone(&api).answer(request).boxed());
         let http = Listen { tls: http.tls.map(|tls| tls.speaking(&["h2", "http/1.1"])), ..http };
         let server = Server::start(http, handler).await?;
-        Ok(Self { server, grpc, admin, status, limiter, tasks, grace })
+        Ok(Self { server, grpc, admin, status, limiter, leases, grace })
     }
 
     /// Where the HTTP faces listen.
@@ -174,8 +175,8 @@ impl Router {
         self.status.fleet.stop().await;
         // What is leased of limits goes back to the other routers at once.
         self.limiter.stop();
-        self.tasks.close();
-        if tokio::time::timeout(GIVING_BACK, self.tasks.wait()).await.is_err() {
+        self.leases.close();
+        if tokio::time::timeout(GIVING_BACK, self.leases.wait()).await.is_err() {
             tracing::warn!("what is leased of tenants' limits was not given back; it comes back by itself");
         }
         http && grpc && admin

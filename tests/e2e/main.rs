@@ -6,6 +6,7 @@
 mod up;
 
 mod bad_input;
+mod bank;
 mod catalog;
 mod clients;
 mod ledger;

@@ -9,11 +9,11 @@ mod state;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use self::disk::Disk;
@@ -31,7 +31,9 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Shared {
-    state: Arc<Mutex<State>>,
+    /// No async lock: those hand themselves to whoever is next in line, and a watch that stands in line while nobody polls
+    /// it, as between two looks of a `select!`, would keep its own task's other calls waiting for ever.
+    state: Mutex<State>,
     /// Wakes the watches: the history or the next expiry may have changed.
     changed: watch::Sender<()>,
     disk: Option<Disk>,
@@ -60,7 +62,7 @@ impl MemoryStore {
     }
 
     fn over(state: State, disk: Option<Disk>) -> Self {
-        let shared = Shared { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()), disk };
+        let shared = Shared { state: Mutex::new(state), changed: watch::Sender::new(()), disk };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -73,8 +75,9 @@ impl Default for MemoryStore {
 
 impl Shared {
     /// The state as of now: leases that are over have ended.
-    async fn state(&self) -> OwnedMutexGuard<State> {
-        let mut state = self.state.clone().lock_owned().await;
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What panics under the lock has not changed the state yet, or all of it.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.revision();
         state.expire(Instant::now());
         if state.revision() != before {
@@ -84,8 +87,9 @@ impl Shared {
     }
 
     /// Commits, to disk first where durable keys change. With a disk it runs on a blocking thread, to its end even if
-    /// nobody waits for it any more, so that memory and disk never part.
-    fn commit(&self, state: &mut State, txn: &Txn) -> Result<Outcome, Error> {
+    /// nobody waits for it any more, so that memory and disk never part; who wants the state meanwhile waits for the disk.
+    fn commit(&self, txn: &Txn) -> Result<Outcome, Error> {
+        let mut state = self.state();
         let outcome = match &self.disk {
             None => state.commit(txn)?,
             Some(disk) => {
@@ -98,6 +102,7 @@ impl Shared {
                 outcome
             }
         };
+        drop(state);
         self.changed.send_replace(());
         Ok(outcome)
     }
@@ -105,39 +110,38 @@ impl Shared {
 
 impl Store for MemoryStore {
     fn get<'a>(&'a self, key: &'a Key) -> Answer<'a, Option<Entry>> {
-        Box::pin(async move { Ok(self.shared.state().await.get(key).cloned()) })
+        Box::pin(async move { Ok(self.shared.state().get(key).cloned()) })
     }
 
     fn list<'a>(&'a self, prefix: &'a Prefix) -> Answer<'a, Listing> {
-        Box::pin(async move { Ok(self.shared.state().await.list(prefix)) })
+        Box::pin(async move { Ok(self.shared.state().list(prefix)) })
     }
 
     fn commit(&self, txn: Txn) -> Answer<'_, Outcome> {
         Box::pin(async move {
-            let mut state = self.shared.state().await;
             let shared = self.shared.clone();
             match &self.shared.disk {
-                None => shared.commit(&mut state, &txn),
-                Some(_) => blocking(move || shared.commit(&mut state, &txn)).await,
+                None => shared.commit(&txn),
+                Some(_) => blocking(move || shared.commit(&txn)).await,
             }
         })
     }
 
     fn grant(&self, ttl: Duration) -> Answer<'_, Grant> {
         Box::pin(async move {
-            let grant = self.shared.state().await.grant(ttl, Instant::now());
+            let grant = self.shared.state().grant(ttl, Instant::now());
             self.shared.changed.send_replace(());
             Ok(grant)
         })
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Answer<'_, Duration> {
-        Box::pin(async move { self.shared.state().await.keep_alive(lease, Instant::now()) })
+        Box::pin(async move { self.shared.state().keep_alive(lease, Instant::now()) })
     }
 
     fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
         Box::pin(async move {
-            self.shared.state().await.revoke(lease)?;
+            self.shared.state().revoke(lease)?;
             self.shared.changed.send_replace(());
             Ok(())
         })
@@ -162,7 +166,7 @@ impl Store for MemoryStore {
     }
 
     fn revision(&self) -> Answer<'_, Revision> {
-        Box::pin(async move { Ok(self.shared.state().await.revision()) })
+        Box::pin(async move { Ok(self.shared.state().revision()) })
     }
 }
 
@@ -184,7 +188,7 @@ impl Cursor {
             }
             self.changed.mark_unchanged();
             let next_expiry = {
-                let state = self.shared.state().await;
+                let state = self.shared.state();
                 self.ready = state.updates(&self.prefix, self.after)?;
                 self.after = self.after.max(state.revision());
                 state.next_expiry()

@@ -126,7 +126,8 @@ impl Api {
         let (mut requests, findings) = self.look(asking, requests).await?;
         let first = requests.first().ok_or_else(|| Failure::field("prompt", "there is no prompt"))?;
         let mut classed = Classed::of_tenant(caller.class);
-        if head.class.is_some() || first.class > caller.class {
+        // A header that asks for less than the tenant has is no reason.
+        if head.class == Some(first.class) || first.class > caller.class {
             classed.raise(Raiser::Header, first.class);
         }
         let tenant = caller.catalog().tenants.get(caller.tenant.as_str());

@@ -35,8 +35,7 @@ impl Bank {
     async fn open() -> Self {
         let (outside, key) = (Outside::start().await, NewKey::generate().unwrap());
         let traits = Traits { context: 5000, ..Traits::default() };
-        let (front, worker) =
-            Front::with(|config| drop(config.secrets.variables.insert("PATH".to_owned())), traits).await;
+        let (front, worker) = Front::with(|config| config.secrets.variables.extend(["PATH".to_owned()]), traits).await;
         let (address, digest) = (outside.address, key.digest());
         let all = "[card, iban, cn_resident_id, us_ssn, cn_mobile, phone, email, secret, contract]";
         let catalogue = format!(
