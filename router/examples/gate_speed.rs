@@ -84,6 +84,7 @@ fn decisions() -> Result<(), Box<dyn std::error::Error>> {
             time: Time { hour: 12, weekday: 3 },
             egress: Egress::Allowed,
             broken: &[],
+            purse: Purse::Unbounded,
             tide: Tide::Low,
         })));
     })?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use penstock_cluster::catalog::{Catalog, Digest, Moment, Name, OperatorRole};
 
+pub(crate) use backing::Backing;
 pub use jwt::{Issuers, Verified, is_jwt};
 pub use permit::{Limiter, Permit, TokenHold};
 

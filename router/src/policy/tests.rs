@@ -71,6 +71,7 @@ impl Case {
             time: Time { hour: 12, weekday: 1 },
             egress: Egress::Allowed,
             broken: &[],
+            purse: Purse::Unbounded,
             tide: Tide::Low,
         }
     }
@@ -343,6 +344,7 @@ proptest! {
             time: Time { hour: 0, weekday: 7 },
             egress,
             broken: &[],
+            purse: Purse::Unbounded,
             tide,
         };
         let decision = decide(&inputs);
