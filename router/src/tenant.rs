@@ -4,6 +4,8 @@
 
 mod backing;
 mod jwt;
+#[cfg(test)]
+pub(crate) mod link;
 mod permit;
 mod rate;
 mod slots;

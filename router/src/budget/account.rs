@@ -21,6 +21,8 @@ const SLICES: u64 = 16;
 const ATTEMPTS: usize = 64;
 /// How long the store's word that nothing is left stands, so that a flood of requests is not one of the store's too.
 const SPENT: Duration = Duration::from_millis(100);
+/// After so many seconds without a question a budget is remembered no more.
+const IDLE: u32 = 60;
 /// How long what the store has said of other routers is good for a decision.
 const FRESH: Duration = Duration::from_secs(2);
 
@@ -67,12 +69,14 @@ struct Hand {
     /// Of what was settled, what the lasting record is known to have.
     written: u64,
     reserved: u64,
-    /// As the router's record has it.
-    told: u64,
+    /// The store has a record of this.
+    recorded: bool,
     /// Reserved since the account was last tended.
     lately: u64,
     /// Somebody asked for it since then.
     asked: bool,
+    /// For so many times it was tended without that.
+    idle: u32,
     /// What is spent or in a slice, as the store last said.
     committed: Option<(Instant, u64)>,
     /// The last cap that was asked for.
@@ -116,7 +120,7 @@ impl Hand {
 
     /// Whether nothing is to be written, and nothing to come.
     fn is_done(&self) -> bool {
-        self.reserved == 0 && self.settled == self.written && self.granted <= self.settled && self.told == 0
+        self.reserved == 0 && self.settled == self.written && self.granted <= self.settled && !self.recorded
     }
 }
 
@@ -198,6 +202,7 @@ impl Account {
         let keep = {
             let mut hand = self.hand();
             let (lately, asked) = (std::mem::take(&mut hand.lately), std::mem::take(&mut hand.asked));
+            hand.idle = if asked { 0 } else { hand.idle.saturating_add(1) };
             if !asked && hand.is_done() {
                 return None;
             }
@@ -225,7 +230,7 @@ impl Account {
     /// Whether nobody needs to remember it.
     pub(super) fn is_done(&self) -> bool {
         let hand = self.hand();
-        hand.is_done() && !hand.asked
+        hand.is_done() && !hand.asked && hand.idle >= IDLE
     }
 
     /// The last cap that was asked for.
@@ -260,10 +265,12 @@ impl Account {
             let bound = own.first().is_some_and(|entry| entry.lease == Some(lease));
             let (after, spent) = self.next(change, (before, amount(guard.as_ref()), others), lease);
             let committed = spent.saturating_add(others).saturating_add(after.left());
-            let empty = after.left() == 0 && after.reserved == 0;
+            let writes = spent != amount(guard.as_ref());
+            // A record stays until it is sure that what was written is known to be: without it something might count twice.
+            let empty = after.left() == 0 && after.reserved == 0 && !writes;
             let stands = if empty { before.is_none() } else { bound && before == Some(after) };
-            if stands && spent == amount(guard.as_ref()) {
-                self.changed(lease, after, committed);
+            if stands && !writes {
+                self.changed(lease, (after, !empty), committed);
                 return Ok(());
             }
             let expect = match &guard {
@@ -278,7 +285,7 @@ impl Account {
             };
             match store.commit(txn).await {
                 Ok(Outcome::Committed { .. }) => {
-                    self.changed(lease, after, committed);
+                    self.changed(lease, (after, !empty), committed);
                     if guard.is_none() {
                         self.forget_former(store).await?;
                     }
@@ -298,6 +305,8 @@ impl Account {
         // The record knows better than the hand what was written, where a call to the store came to no answer. Where it
         // went with its lease, the hand's word may be too low: then something counts twice, and nothing is overspent.
         let known = before.unwrap_or(Slice { granted: hand.written, written: hand.written, reserved: 0 });
+        // Until it is heard what came of this.
+        (hand.written, hand.recorded) = (known.written, true);
         let spent = spent.saturating_add(hand.settled.saturating_sub(known.written));
         let used = hand.settled.saturating_add(hand.reserved);
         let base = known.granted.max(hand.settled);
@@ -319,10 +328,10 @@ impl Account {
         (Slice { granted, written: hand.settled, reserved: hand.reserved }, spent)
     }
 
-    fn changed(&self, lease: LeaseId, record: Slice, committed: u64) {
+    fn changed(&self, lease: LeaseId, (record, recorded): (Slice, bool), committed: u64) {
         let mut hand = self.hand();
         (hand.lease, hand.granted, hand.written) = (Some(lease), record.granted, record.written);
-        hand.told = record.reserved;
+        hand.recorded = recorded;
         hand.committed = Some((Instant::now(), committed));
     }
 
