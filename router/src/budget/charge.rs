@@ -65,14 +65,14 @@ impl Charge {
 
     /// The call has failed before its answer began. It costs nothing where the upstream has said no, or has never had it.
     pub(crate) fn failed(mut self, failure: &Failure) {
-        let nothing = match failure.code {
+        let nothing = matches!(
+            failure.code,
             ErrorCode::ProviderUnavailable
-            | ErrorCode::ProviderUnauthenticated
-            | ErrorCode::ProviderRateLimited
-            | ErrorCode::ProviderRejected
-            | ErrorCode::Internal => true,
-            _ => false,
-        };
+                | ErrorCode::ProviderUnauthenticated
+                | ErrorCode::ProviderRateLimited
+                | ErrorCode::ProviderRejected
+                | ErrorCode::Internal
+        );
         if nothing {
             self.spend(0);
         }
