@@ -372,7 +372,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// As long as no router is given up: what was spent and what may still be is never above the highest cap, in whatever
     /// order; and once all is quiet the store knows every cent of it.
