@@ -3,6 +3,7 @@
 mod admin;
 mod apply;
 mod bench;
+mod budget;
 mod chat;
 mod cluster;
 mod explain;

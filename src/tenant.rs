@@ -13,6 +13,7 @@ use penstock_router::tenant::NewKey;
 use serde_json::json;
 
 use crate::apply::{report, warn};
+use crate::budget::{self, BudgetArgs};
 use crate::fault::Fault;
 use crate::output::Format;
 use crate::remote::ServerArgs;
@@ -25,6 +26,7 @@ Examples:
   penstock tenant rotate-key web --overlap 24h
   penstock tenant revoke-key web k1
   penstock tenant list
+  penstock tenant budget web
 
 A key is shown once, and only its hash is stored. Changes are in force on every router within a second.
 
@@ -46,6 +48,9 @@ pub(crate) enum TenantCommand {
     /// Ends a key at once, for good
     #[command(after_help = TENANT)]
     RevokeKey(RevokeArgs),
+    /// Shows what tenants have spent of their budgets, and what is left
+    #[command(after_help = budget::BUDGET)]
+    Budget(BudgetArgs),
 }
 
 #[derive(Args)]
@@ -146,6 +151,7 @@ pub(crate) async fn tenant(command: TenantCommand, global: &Global) -> Result<()
         TenantCommand::List(args) => list(args, global).await,
         TenantCommand::RotateKey(args) => rotate(args, global).await,
         TenantCommand::RevokeKey(args) => revoke(args, global).await,
+        TenantCommand::Budget(args) => budget::show(args, global).await,
     }
 }
 

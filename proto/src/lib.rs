@@ -49,11 +49,11 @@ pub mod admin {
     pub use crate::generated::admin_client::AdminClient;
     pub use crate::generated::admin_server::{Admin, AdminServer};
     pub use crate::generated::{
-        ApplyRequest, CatalogChange, CatalogSource, CatalogVersion, CreateOperatorRequest, CreateTenantRequest,
+        ApplyRequest, Budget, CatalogChange, CatalogSource, CatalogVersion, CreateOperatorRequest, CreateTenantRequest,
         DiffCatalogRequest, DrainWorkerRequest, DrainWorkerResponse, ExplainDecidedRequest, ExplainRequest,
-        Explanation, GetCatalogRequest, GetCatalogResponse, KeyChange, ListVersionsRequest, ListVersionsResponse,
-        MemberState, RevokeOperatorRequest, RevokeTenantKeyRequest, RollbackRequest, RotateTenantKeyRequest,
-        SetSessionClassRequest, SetSessionClassResponse, StatusRequest, StatusResponse, UndrainWorkerRequest,
-        UndrainWorkerResponse, WorkerStatus,
+        Explanation, GetBudgetRequest, GetBudgetResponse, GetCatalogRequest, GetCatalogResponse, KeyChange,
+        ListVersionsRequest, ListVersionsResponse, MemberState, RevokeOperatorRequest, RevokeTenantKeyRequest,
+        RollbackRequest, RotateTenantKeyRequest, SetSessionClassRequest, SetSessionClassResponse, StatusRequest,
+        StatusResponse, UndrainWorkerRequest, UndrainWorkerResponse, WorkerStatus,
     };
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use penstock_cluster::catalog::{Catalog, Name, Source};
 use penstock_proto::DataClass;
 use penstock_router::class::{Classed, Detectors};
-use penstock_router::policy::{Bucket, Egress, Inputs, Load, Served, Shape, Tide, Time, decide};
+use penstock_router::policy::{Bucket, Egress, Inputs, Load, Purse, Served, Shape, Tide, Time, decide};
 
 const CATALOG: &str = "\
 detectors:
@@ -84,6 +84,7 @@ fn decisions() -> Result<(), Box<dyn std::error::Error>> {
             time: Time { hour: 12, weekday: 3 },
             egress: Egress::Allowed,
             broken: &[],
+            purse: Purse::Unbounded,
             tide: Tide::Low,
         })));
     })?;

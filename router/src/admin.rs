@@ -2,6 +2,7 @@
 //! else of tenants' traffic.
 
 mod access;
+mod budget;
 mod explain;
 mod key;
 mod publisher;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::budget::Budgets;
 use crate::class::{Sessions, SessionsError};
 use crate::fleet::{Connect, Fleet};
 use crate::port::{Port, Service, refusal};
@@ -53,6 +55,7 @@ pub(crate) struct Admin {
     pub(crate) publisher: Publisher,
     pub(crate) rulings: Arc<Rulings>,
     pub(crate) sessions: Sessions,
+    pub(crate) budgets: Arc<Budgets>,
 }
 
 /// Serves the admin port.
@@ -197,6 +200,12 @@ impl wire::Admin for Face {
         let (caller, asked) = self.allow(request, OperatorRole::Admin)?;
         let edit = Edit::RevokeKey { tenant: name("tenant", &asked.tenant)?, id: name("id", &asked.id)? };
         told(&self.edit(edit, &caller).await?)
+    }
+
+    async fn get_budget(&self, request: Request<wire::GetBudgetRequest>) -> Answer<wire::GetBudgetResponse> {
+        let (_, asked) = self.allow(request, OperatorRole::Viewer)?;
+        let told = budget::tell(&self.admin, &asked.tenant).await;
+        told.map(Response::new).map_err(|failure| refusal(&failure))
     }
 
     async fn create_operator(&self, request: Request<wire::CreateOperatorRequest>) -> Answer<wire::CatalogChange> {

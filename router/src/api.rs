@@ -128,7 +128,9 @@ impl Api {
 
 impl Notes {
     fn write(mut self, map: &mut HeaderMap) {
-        map.insert(headers::CLASS, HeaderValue::from_static(self.class.unwrap_or(DataClass::Internal).as_str()));
+        if let Some(class) = self.class {
+            map.insert(headers::CLASS, HeaderValue::from_static(class.as_str()));
+        }
         if let Some(target) = &self.target {
             map.insert(headers::TARGET, visible(target));
         }

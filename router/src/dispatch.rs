@@ -2,6 +2,7 @@
 //! asked, or in which shape the answer goes out.
 
 mod fill;
+mod hold;
 mod logprobs;
 mod outside;
 mod reading;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::balance::{self, Balance};
+use crate::budget::Budgets;
 use crate::fleet::{Fleet, Model};
 use crate::metrics::Metrics;
 use crate::policy::{Authorised, Decision, Target};
@@ -30,9 +32,10 @@ use crate::replica::{Call, Event, Events, Replica};
 use crate::request::{Delta, Failure, Input, Request, ToolChoice, Tools};
 use crate::rulebook::Rulebook;
 use crate::ruling::Rulings;
-use crate::tenant::{Permit, TokenHold};
+use crate::tenant::Permit;
 use crate::tools;
-use crate::upstream::UpstreamAnswer;
+use crate::upstream::{UpstreamAnswer, UsageSource};
+use hold::Hold;
 use reading::Reading;
 use retry::Budget;
 
@@ -54,6 +57,7 @@ struct Inner {
     /// Counts the picks.
     turn: AtomicUsize,
     retries: Budget,
+    budgets: Arc<Budgets>,
     metrics: Arc<Metrics>,
     long_prompts: Arc<Semaphore>,
     shadows: Arc<Semaphore>,
@@ -95,7 +99,7 @@ pub(crate) struct Answer {
     pub(crate) prompt_tokens: u32,
     first: Delta,
     rest: Rest,
-    hold: TokenHold,
+    hold: Hold,
 }
 
 /// Where the rest of an answer comes from.
@@ -105,12 +109,12 @@ enum Rest {
 }
 
 impl Dispatch {
-    pub(crate) fn new(fleet: Fleet, balance: Balance, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(fleet: Fleet, balance: Balance, budgets: Arc<Budgets>, metrics: Arc<Metrics>) -> Self {
         let long_prompts = Arc::new(Semaphore::new(LONG_PROMPTS));
         let shadows = Arc::new(Semaphore::new(SHADOWS));
         let (turn, retries) = (AtomicUsize::new(0), Budget::new());
         let tasks = TaskTracker::new();
-        Self(Arc::new(Inner { fleet, balance, turn, retries, metrics, long_prompts, shadows, tasks }))
+        Self(Arc::new(Inner { fleet, balance, turn, retries, budgets, metrics, long_prompts, shadows, tasks }))
     }
 
     /// The models that are served now.
@@ -172,7 +176,7 @@ impl Inner {
                 Ok((model, answers)) => return Ok(Started { target: to.target().clone(), model, answers }),
                 Err(failed) => failure = failed,
             }
-            if candidates.peek().is_none() || !may_go_on(&failure) {
+            if candidates.peek().is_none() || !may_go_on(&failure, orders.budget()) {
                 break;
             }
             tracing::debug!(target = %to.target(), code = failure.code.as_str(), "the next target is tried");
@@ -200,12 +204,11 @@ impl Inner {
                 Ok((Some(Arc::clone(&model)), answers))
             }
             catalog::Target::Upstream { upstream, model } => {
-                let (catalog, outside) = (orders.book.catalog(), orders.book.upstream(upstream)?);
-                let most = outside::max_output(catalog, upstream, model);
+                let payer = outside::Payer::new(&self.budgets, orders, (upstream, model))?;
                 let calls = requests.iter().flat_map(|request| (0..choices).map(move |choice| (request, choice)));
-                let calls =
-                    calls.map(|(request, choice)| outside::call((outside, orders.permit), to, request, (choice, most)));
-                Ok((None, try_join_all(calls).await?))
+                // Nothing is called before everything is reserved.
+                let calls = try_join_all(calls.map(|(request, choice)| payer.reserve(to, request, choice))).await?;
+                Ok((None, try_join_all(calls.into_iter().map(|call| call.begin(to))).await?))
             }
         }
     }
@@ -269,7 +272,7 @@ impl Inner {
         rest.reading.read(event, rest.events.cached_tokens(), &mut rest.ready);
         let first = rest.next().await?;
         let prompt_tokens = rest.reading.prompt_tokens();
-        Ok(Answer { called, prompt_tokens, first, rest: Rest::Own(Box::new(rest)), hold })
+        Ok(Answer { called, prompt_tokens, first, rest: Rest::Own(Box::new(rest)), hold: Hold::own(hold) })
     }
 
     async fn encode(&self, text: &Arc<ModelText>, input: Input, tools: Tools) -> Result<Vec<u32>, Failure> {
@@ -381,8 +384,11 @@ fn choice(call: &Call, at: u32) -> Call {
 }
 
 /// Whether another target may do better after a failure. One that is the request's own fault would fail again.
-fn may_go_on(failure: &Failure) -> bool {
+fn may_go_on(failure: &Failure, budget: Option<&catalog::Budget>) -> bool {
     match failure.code.fault() {
+        Fault::Policy if failure.code == ErrorCode::PolicyBudget => {
+            budget.is_some_and(|budget| budget.when_spent == catalog::WhenSpent::LocalOnly)
+        }
         Fault::Provider => true,
         Fault::Capacity => failure.code.retryable(),
         Fault::Caller | Fault::Policy | Fault::Internal => false,
@@ -393,37 +399,37 @@ fn too_late() -> Failure {
     Failure::new(ErrorCode::DeadlineExceeded, "the deadline passed before the answer was complete")
 }
 
+impl<'a> Orders<'a> {
+    fn budget(self) -> Option<&'a catalog::Budget> {
+        self.book.catalog().tenants.get(self.decision.tenant.as_str())?.budget.as_ref()
+    }
+}
+
 impl Answer {
     /// The pieces, the last one with a finish, or a failure at the end. Dropping the stream aborts the sequence.
     pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Delta, Failure>> + Send {
-        let Self { first, rest, hold, .. } = self;
-        let rest = match &first.finish {
-            None => Some((rest, hold)),
-            Some(finish) => {
-                hold.settle(finish.usage.total());
-                None
-            }
-        };
-        let rest = stream::unfold(rest, |rest| async move {
-            let (mut rest, hold) = rest?;
-            let delta = rest.next().await;
-            let finish = delta.as_ref().map(|delta| delta.finish.as_ref().map(|finish| finish.usage.total()));
-            let goes_on = match finish {
-                Ok(None) => Some((rest, hold)),
-                Ok(Some(used)) => {
-                    hold.settle(used);
-                    None
-                }
-                // What was reserved for an answer that broke off stays spent.
-                Err(_) => None,
-            };
-            Some((delta, goes_on))
+        let Self { mut first, rest, mut hold, .. } = self;
+        let goes_on = hold.passes(&mut first, rest.usage_source());
+        let rest = stream::unfold(goes_on.then_some((rest, hold)), |rest| async move {
+            let (mut rest, mut hold) = rest?;
+            let mut delta = rest.next().await;
+            // What was reserved for an answer that broke off stays spent.
+            let goes_on = delta.as_mut().is_ok_and(|delta| hold.passes(delta, rest.usage_source()));
+            Some((delta, goes_on.then_some((rest, hold))))
         });
         futures_util::StreamExt::chain(stream::once(std::future::ready(Ok(first))), rest)
     }
 }
 
 impl Rest {
+    /// Whose word the usage is, once there is a finish.
+    fn usage_source(&self) -> UsageSource {
+        match self {
+            Self::Own(_) => UsageSource::Reported,
+            Self::Outside(rest) => rest.usage_source(),
+        }
+    }
+
     async fn next(&mut self) -> Result<Delta, Failure> {
         match self {
             Self::Own(rest) => timeout_at(rest.deadline, rest.next()).await.unwrap_or_else(|_| Err(too_late())),

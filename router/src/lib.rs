@@ -4,6 +4,7 @@
 mod admin;
 mod api;
 mod balance;
+mod budget;
 pub mod class;
 pub mod config;
 mod dispatch;
@@ -47,6 +48,7 @@ pub use server::Error as ServerError;
 
 use admin::Admin;
 use api::{Api, grpc};
+use budget::Budgets;
 use class::Sessions;
 use dispatch::Dispatch;
 use fleet::Fleet;
@@ -79,6 +81,7 @@ pub struct Router {
     admin: Port,
     status: Status,
     limiter: Arc<Limiter>,
+    budgets: Arc<Budgets>,
     /// What gives back what is leased. Those who follow the store end with their last reader instead, which may be a [`Status`].
     leases: TaskTracker,
     grace: Duration,
@@ -119,12 +122,16 @@ impl Router {
         let status = Status { fleet: fleet.clone(), rulebooks: rulebooks.clone(), draining: Arc::default() };
         let egress = if config.no_egress { Egress::Forbidden } else { Egress::Allowed };
         let sessions = Sessions::watch(Arc::clone(&store), &tasks);
-        let rulings = Arc::new(Rulings::new(rulebooks, fleet.clone(), sessions.clone(), egress));
+        let name = config.name.clone().unwrap_or_else(|| format!("router-{}", RequestId::generate()));
+        let limiter = Arc::new(Limiter::new(Arc::clone(&store), &name, &leases));
+        let budgets = Arc::new(Budgets::new(limiter.backing(), Arc::clone(&metrics), &tasks));
+        let known = (rulebooks, fleet.clone());
+        let rulings = Arc::new(Rulings::new(known, sessions.clone(), Arc::clone(&budgets), egress));
         let (tls, limits, grace) = (config.tls.clone(), config.limits.clone(), config.grace);
         let listen = |address, flag| Listen { address, flag, tls: tls.clone(), limits: limits.clone() };
         let [http, grpc, admin] = [(config.http, "--http"), (config.grpc, "--grpc"), (config.admin, "--admin")]
             .map(|(at, flag)| listen(at, flag));
-        let dispatch = Dispatch::new(fleet.clone(), config.balance, Arc::clone(&metrics));
+        let dispatch = Dispatch::new(fleet.clone(), config.balance, Arc::clone(&budgets), Arc::clone(&metrics));
         let admin_state = Admin {
             fleet: fleet.clone(),
             connect,
@@ -133,16 +140,15 @@ impl Router {
             sessions,
             store: Arc::clone(&store),
             rulings: Arc::clone(&rulings),
+            budgets: Arc::clone(&budgets),
         };
-        let name = config.name.clone().unwrap_or_else(|| format!("router-{}", RequestId::generate()));
-        let limiter = Arc::new(Limiter::new(Arc::clone(&store), &name, &leases));
         let api = Arc::new(Api::new(config, rulings, Arc::clone(&limiter), (dispatch, metrics)));
         let grpc = grpc::start(grpc, Arc::clone(&api), fleet).await?;
         let admin = admin::start(admin, admin_state, key).await?;
         let handler: Handler = Arc::new(move |request| Arc::clone(&api).answer(request).boxed());
         let http = Listen { tls: http.tls.map(|tls| tls.speaking(&["h2", "http/1.1"])), ..http };
         let server = Server::start(http, handler).await?;
-        Ok(Self { server, grpc, admin, status, limiter, leases, grace })
+        Ok(Self { server, grpc, admin, status, limiter, budgets, leases, grace })
     }
 
     /// Where the HTTP faces listen.
@@ -173,6 +179,10 @@ impl Router {
         let (http, grpc, admin) =
             tokio::join!(self.server.drain(grace), self.grpc.drain(grace), self.admin.drain(grace));
         self.status.fleet.stop().await;
+        // What was spent is written down while the lease stands that the slices are bound to.
+        if tokio::time::timeout(GIVING_BACK, self.budgets.close()).await.is_err() {
+            tracing::warn!("what was spent in the last second of budgets was not written down in time");
+        }
         // What is leased of limits goes back to the other routers at once.
         self.limiter.stop();
         self.leases.close();

@@ -1,13 +1,13 @@
 //! Every metric family of the router, and the guard that records a request once, at its end or its drop.
 
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::Arc;
 use tokio::time::Instant;
 
-use penstock_cluster::catalog::Name;
+use penstock_cluster::catalog::{Name, Usd};
 use penstock_proto::{ErrorCode, ModelName, TenantName};
 
 use crate::request::{Delta, Failure, Usage};
@@ -105,6 +105,8 @@ pub(crate) struct Metrics {
     fallbacks: IntCounter,
     shadows: IntCounterVec,
     filter_hits: IntCounterVec,
+    cost: CounterVec,
+    budget_left: GaugeVec,
     catalog: IntGauge,
     in_flight: IntGauge,
     queue: IntGaugeVec,
@@ -154,6 +156,17 @@ impl Metrics {
                 Opts::new("penstock_filter_hits_total", "Matches of routes' filters, by what became of them"),
                 &["detector", "action"],
             )?,
+            cost: CounterVec::new(
+                Opts::new("penstock_cost_usd_total", "What external calls have cost, by the catalogue's prices"),
+                &["tenant", "target"],
+            )?,
+            budget_left: GaugeVec::new(
+                Opts::new(
+                    "penstock_budget_remaining_usd",
+                    "Of a budget, what is neither spent nor reserved by a router",
+                ),
+                &["tenant"],
+            )?,
             catalog: IntGauge::new("penstock_catalog_version", "The version of the catalogue in force; 0: none")?,
             in_flight: IntGauge::new("penstock_requests_in_flight", "Requests that have not ended")?,
             queue: IntGaugeVec::new(
@@ -179,6 +192,8 @@ impl Metrics {
         registry.register(Box::new(self.fallbacks.clone()))?;
         registry.register(Box::new(self.shadows.clone()))?;
         registry.register(Box::new(self.filter_hits.clone()))?;
+        registry.register(Box::new(self.cost.clone()))?;
+        registry.register(Box::new(self.budget_left.clone()))?;
         registry.register(Box::new(self.catalog.clone()))?;
         registry.register(Box::new(self.in_flight.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
@@ -219,6 +234,16 @@ impl Metrics {
     /// A version of the catalogue is in force.
     pub(crate) fn in_force(&self, version: u64) {
         self.catalog.set(i64::try_from(version).unwrap_or(i64::MAX));
+    }
+
+    /// An external call has cost so many nano-dollars.
+    pub(crate) fn cost(&self, tenant: &str, target: &str, nanos: u64) {
+        self.cost.with_label_values(&[tenant, target]).inc_by(f64::from(Usd::from_nanos(nanos)));
+    }
+
+    /// So many nano-dollars are left of a tenant's budget.
+    pub(crate) fn budget_left(&self, tenant: &str, nanos: u64) {
+        self.budget_left.with_label_values(&[tenant]).set(f64::from(Usd::from_nanos(nanos)));
     }
 
     /// A copy has ended.

@@ -9,6 +9,7 @@ mod gate;
 mod load;
 mod names;
 mod plan;
+mod purse;
 
 use penstock_cluster::catalog::{self, At, Catalog, Facts, Name, Number, Price};
 use serde::Serialize;
@@ -20,6 +21,7 @@ pub(crate) use gate::Covered;
 pub use gate::{Authorised, Egress, Refusal, Target, authorise};
 pub use load::{Load, Served};
 pub use names::{Asked, allowed, resolve};
+pub use purse::Purse;
 
 use plan::Stop;
 
@@ -122,6 +124,8 @@ pub struct Inputs<'a> {
     pub egress: Egress,
     /// Upstreams that failed too often just now.
     pub broken: &'a [Name],
+    /// What the tenant has left for external calls.
+    pub purse: Purse,
     /// What the last decision for the route left.
     pub tide: Tide,
 }
@@ -310,19 +314,13 @@ pub fn decide(inputs: &Inputs<'_>) -> Decision {
         }
         Asked::NotAllowed(_) | Asked::Unknown(_) => {}
     }
+    purse::refuse(inputs.purse, &mut decision.considered);
     decision
 }
 
 /// Judges one target. The class is asked first, so that a refusal for it is always told.
 fn consider(inputs: &Inputs<'_>, stop: &Stop<'_>) -> Considered {
     let target = Target::resolve(inputs.catalog, stop.target, inputs.egress);
-    let verdict = match authorise(inputs.class.class(), &target) {
-        Err(refusal) => Verdict::Refused(refusal),
-        Ok(authorised) => match usable(inputs, stop.target) {
-            Err(refusal) => Verdict::Refused(refusal),
-            Ok(()) => Verdict::Allowed(authorised),
-        },
-    };
     let price = match stop.target {
         catalog::Target::Local { .. } => None,
         catalog::Target::Upstream { upstream, model } => {
@@ -330,14 +328,21 @@ fn consider(inputs: &Inputs<'_>, stop: &Stop<'_>) -> Considered {
             upstream.and_then(|upstream| inputs.catalog.price(upstream, model.as_str()))
         }
     };
+    let verdict = match authorise(inputs.class.class(), &target) {
+        Err(refusal) => Verdict::Refused(refusal),
+        Ok(authorised) => match usable(inputs, stop.target, price) {
+            Err(refusal) => Verdict::Refused(refusal),
+            Ok(()) => Verdict::Allowed(authorised),
+        },
+    };
     Considered { target, stage: stop.stage, at: stop.at.clone(), price, verdict }
 }
 
 /// Whether a target that the class may reach can be used now, and by this tenant.
-fn usable(inputs: &Inputs<'_>, target: &catalog::Target) -> Result<(), Refusal> {
+fn usable(inputs: &Inputs<'_>, target: &catalog::Target, price: Option<Price>) -> Result<(), Refusal> {
     match target {
         catalog::Target::Upstream { upstream, .. } if inputs.broken.contains(upstream) => Err(Refusal::Broken),
-        catalog::Target::Upstream { .. } => Ok(()),
+        catalog::Target::Upstream { .. } => purse::affordable(inputs, price),
         catalog::Target::Local { model, version, adapter } => {
             if let Some(adapter) = adapter
                 && !names::may_use_adapter(inputs.catalog, inputs.tenant, adapter)

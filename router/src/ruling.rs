@@ -8,6 +8,7 @@ use std::time::Duration;
 use penstock_cluster::catalog::{self, Catalog, Name, Number};
 use penstock_proto::{DataClass, ModelName, RequestId};
 
+use crate::budget::Budgets;
 use crate::class::{Classed, Sessions};
 
 use crate::fleet::{Fleet, Model, Snapshot};
@@ -25,6 +26,7 @@ pub(crate) struct Rulings {
     rulebooks: Rulebooks,
     fleet: Fleet,
     sessions: Sessions,
+    budgets: Arc<Budgets>,
     egress: Egress,
     /// Whether each route's overflow is in use.
     tides: Mutex<BTreeMap<Name, Tide>>,
@@ -43,8 +45,13 @@ pub(crate) struct Question<'a> {
 }
 
 impl Rulings {
-    pub(crate) fn new(rulebooks: Rulebooks, fleet: Fleet, sessions: Sessions, egress: Egress) -> Self {
-        Self { rulebooks, fleet, sessions, egress, tides: Mutex::default(), recent: Mutex::default() }
+    pub(crate) fn new(
+        (rulebooks, fleet): (Rulebooks, Fleet),
+        sessions: Sessions,
+        budgets: Arc<Budgets>,
+        egress: Egress,
+    ) -> Self {
+        Self { rulebooks, fleet, sessions, budgets, egress, tides: Mutex::default(), recent: Mutex::default() }
     }
 
     /// The catalogue in force, where it is known well enough to go by.
@@ -92,6 +99,7 @@ impl Rulings {
         let Question { tenant, class, asked, shape, session } = *question;
         let load = load(book.catalog(), &self.fleet.snapshot());
         let broken = book.broken();
+        let budget = book.catalog().tenants.get(tenant).and_then(|tenant| tenant.budget.as_ref());
         let tide = lock(&self.tides).get(asked).copied().unwrap_or_default();
         let inputs = Inputs {
             catalog: book.catalog(),
@@ -105,6 +113,7 @@ impl Rulings {
             time: time(penstock_proto::time::unix_now()),
             egress: self.egress,
             broken: &broken,
+            purse: self.budgets.purse(tenant, budget),
             tide,
         };
         (policy::decide(&inputs), load)

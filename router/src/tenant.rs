@@ -4,6 +4,8 @@
 
 mod backing;
 mod jwt;
+#[cfg(test)]
+pub(crate) mod link;
 mod permit;
 mod rate;
 mod slots;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use penstock_cluster::catalog::{Catalog, Digest, Moment, Name, OperatorRole};
 
+pub(crate) use backing::Backing;
 pub use jwt::{Issuers, Verified, is_jwt};
 pub use permit::{Limiter, Permit, TokenHold};
 

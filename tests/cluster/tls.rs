@@ -259,7 +259,7 @@ fn plaintext_off_loopback_and_broken_files_are_refused_by_their_flags() {
     let nonsense = write(dir, "nonsense.pem", "nonsense");
     let away = cluster.dir.path().join("away.pem").to_str().unwrap().to_owned();
     let worker = ["--runner", "scripted", "--model", MODEL, "--grpc", "127.0.0.1:0"];
-    let cases: [(&str, &[&str], &[&str]); 12] = [
+    let cases: [(&str, &[&str], &[&str]); 11] = [
         ("worker", &["--grpc", "0.0.0.0:0"], &["--tls-cert", "--insecure"]),
         ("worker", &["--etcd", "http://192.0.2.1:2379"], &["--etcd", "--insecure"]),
         ("worker", &[&ca[0], &ca[1]], &["--tls-ca", "--tls-cert", "--tls-key"]),
@@ -268,7 +268,6 @@ fn plaintext_off_loopback_and_broken_files_are_refused_by_their_flags() {
         ("worker", &["--tls-cert", &nonsense, "--tls-key", &key], &["--tls-cert", "certificate"]),
         ("worker", &["--tls-cert", &away, "--tls-key", &key], &["--tls-cert", "away.pem"]),
         ("router", &["--tls-ca", &nonsense], &["--tls-ca", "nonsense.pem"]),
-        ("router", &["--http", "0.0.0.0:0"], &["0.0.0.0:0", "--tls-client-ca", "--insecure"]),
         ("router", &["--admin", "0.0.0.0:0"], &["--admin 0.0.0.0:0", "--tls-cert", "--insecure"]),
         ("router", &["--tls-client-ca", &ca[1]], &["--tls-cert"]),
         ("router", &["--tls-cert", &certificate, "--tls-key", &other_key], &["--tls-cert", "--tls-key"]),

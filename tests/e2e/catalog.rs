@@ -139,6 +139,7 @@ fn every_command_of_operators_has_help_with_an_example() {
         &["tenant", "list"],
         &["tenant", "rotate-key"],
         &["tenant", "revoke-key"],
+        &["tenant", "budget"],
         &["operator"],
         &["operator", "create"],
         &["operator", "revoke"],

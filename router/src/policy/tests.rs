@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use penstock_cluster::catalog::{self, Catalog, Name, Source};
+use penstock_cluster::catalog::{self, Catalog, Name, Source, Usd, WhenSpent};
 use penstock_proto::DataClass;
 use proptest::prelude::*;
 
-use super::{Asked, BUCKETS, Bucket, Decision, Denied, Egress, Inputs, Load, Refusal, Served, Shape, Tide, Time};
+use super::{
+    Asked, BUCKETS, Bucket, Decision, Denied, Egress, Inputs, Load, Purse, Refusal, Served, Shape, Tide, Time,
+};
 use super::{allowed, authorise, decide, explain};
 use crate::class::{Classed, Raiser};
 
@@ -71,6 +73,7 @@ impl Case {
             time: Time { hour: 12, weekday: 1 },
             egress: Egress::Allowed,
             broken: &[],
+            purse: Purse::Unbounded,
             tide: Tide::Low,
         }
     }
@@ -177,6 +180,55 @@ fn nothing_leaves_without_egress() {
     let decision = decide(&Inputs { egress: Egress::Forbidden, ..case.inputs("cheap") });
     assert_eq!(decision.candidates().count(), 0);
     assert!(decision.refused().all(|(_, refusal)| *refusal == Refusal::NoEgress));
+}
+
+#[test]
+fn what_a_budget_does_not_cover_is_passed_over() {
+    let case = Case::new(DataClass::Public);
+    // 100 bytes of prompt and a token of answer: 260,000 nano-dollars at acme, 102,000 at near.
+    let public = Shape { task: "public", ..case.inputs("assistant").shape };
+    let decided = |asked, shape, left: Option<u64>, when_spent| {
+        let purse = Purse::Budget { left: left.map(Usd::from_nanos), when_spent };
+        decide(&Inputs { purse, shape, ..case.inputs(asked) })
+    };
+    let rule = |left| order(&decided("assistant", public, left, WhenSpent::LocalOnly));
+    assert_eq!(rule(None), ["acme/big", "near/big", "acme/small"]);
+    assert_eq!(rule(Some(260_000)), ["acme/big", "near/big", "acme/small"]);
+    assert_eq!(rule(Some(259_999)), ["near/big"]);
+    assert_eq!(rule(Some(101_999)), [""; 0]);
+    let plain = case.inputs("assistant").shape;
+    let spent = decided("assistant", plain, Some(0), WhenSpent::LocalOnly);
+    assert_eq!(order(&spent), ["local/small@v1", "local/small@v2"]);
+    assert!(explain(&spent).to_string().contains("fallback acme/small: the tenant's budget does not cover it"));
+    let web = Case { tenant: "web", ..Case::new(DataClass::Public) };
+    let purse = Purse::Budget { left: Some(Usd::default()), when_spent: WhenSpent::LocalOnly };
+    assert_eq!(decide(&Inputs { purse, ..web.inputs("cheap") }).denied(), Some(Denied::Budget));
+}
+
+#[test]
+fn where_a_spent_budget_refuses_nothing_may_be_called() {
+    let case = Case::new(DataClass::Public);
+    let refuse = |left, case: &Case, task: &'static str| {
+        let purse = Purse::Budget { left: Some(Usd::from_nanos(left)), when_spent: WhenSpent::Refuse };
+        let inputs = case.inputs("assistant");
+        decide(&Inputs { purse, shape: Shape { task, ..inputs.shape }, ..inputs })
+    };
+    assert_eq!(refuse(0, &case, "").denied(), Some(Denied::Budget));
+    assert_eq!(
+        refuse(0, &Case { load: Load::default(), ..Case::new(DataClass::Public) }, "").denied(),
+        Some(Denied::Budget)
+    );
+    // What comes before the first target that cannot be paid for may be called.
+    assert_eq!(order(&refuse(150_000, &case, "")), ["local/small@v1", "local/small@v2"]);
+    assert_eq!(
+        refuse(150_000, &case, "public").denied(),
+        Some(Denied::Budget),
+        "near could be paid for, and comes after acme"
+    );
+    // A class that may not leave is told first.
+    let secret = Case { tenant: "web", ..Case::new(DataClass::Restricted) };
+    let purse = Purse::Budget { left: Some(Usd::default()), when_spent: WhenSpent::Refuse };
+    assert_eq!(decide(&Inputs { purse, ..secret.inputs("cheap") }).denied(), Some(Denied::Class));
 }
 
 #[test]
@@ -343,6 +395,7 @@ proptest! {
             time: Time { hour: 0, weekday: 7 },
             egress,
             broken: &[],
+            purse: Purse::Unbounded,
             tide,
         };
         let decision = decide(&inputs);

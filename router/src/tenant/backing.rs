@@ -1,5 +1,5 @@
-//! What limits are shared through: the store, the lease that this router's places are bound to, and whether the store
-//! is away. It knows nothing of limits and tenants.
+//! What limits and budgets are shared through: the store, the lease that this router's parts of them are bound to, and
+//! whether the store is away. It knows nothing of limits and tenants.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The store, as one router leases limits from it.
 #[derive(Debug)]
-pub(super) struct Backing {
+pub(crate) struct Backing {
     pub(super) store: Arc<dyn Store>,
     router: String,
     lease: Mutex<Option<Held>>,
@@ -46,12 +46,22 @@ impl Backing {
     }
 
     /// The router's name.
-    pub(super) fn router(&self) -> &str {
+    pub(crate) fn router(&self) -> &str {
         &self.router
     }
 
+    /// The store itself, for calls within [`Backing::ask`] and for those that nobody waits for.
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Whether the store is away, as far as was seen.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
     /// What the store answers; None where it is away, in which case nobody waits for it.
-    pub(super) async fn ask<T>(&self, call: impl Future<Output = Result<T, store::Error>>) -> Option<T> {
+    pub(crate) async fn ask<T>(&self, call: impl Future<Output = Result<T, store::Error>>) -> Option<T> {
         if self.away.load(Ordering::Acquire) || self.stopped.load(Ordering::Acquire) {
             return None;
         }
@@ -67,13 +77,13 @@ impl Backing {
     }
 
     /// The router's lease, where it is sure to be there.
-    pub(super) fn lease(&self) -> Option<LeaseId> {
+    pub(crate) fn lease(&self) -> Option<LeaseId> {
         let held = (*self.held())?;
         (Instant::now() < held.until).then_some(held.lease)
     }
 
     /// The router's lease; a new one where there is none, or the last may have ended.
-    pub(super) async fn granted(&self) -> Result<LeaseId, store::Error> {
+    pub(crate) async fn granted(&self) -> Result<LeaseId, store::Error> {
         let _one = self.granting.lock().await;
         if let Some(lease) = self.lease() {
             return Ok(lease);
@@ -130,7 +140,7 @@ impl Backing {
     }
 
     /// The lease has ended in the store, whatever was thought of it here.
-    pub(super) fn forget(&self, lease: LeaseId) {
+    pub(crate) fn forget(&self, lease: LeaseId) {
         let mut held = self.held();
         if held.is_some_and(|held| held.lease == lease) {
             *held = None;

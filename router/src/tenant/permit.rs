@@ -38,7 +38,7 @@ pub struct Limiter {
 }
 
 struct Shared {
-    backing: Backing,
+    backing: Arc<Backing>,
     clock: Box<dyn Fn() -> Duration + Send + Sync>,
     accounts: RwLock<HashMap<Name, Arc<Account>>>,
 }
@@ -92,7 +92,8 @@ impl Limiter {
         tasks: &TaskTracker,
         clock: Box<dyn Fn() -> Duration + Send + Sync>,
     ) -> Self {
-        let shared = Arc::new(Shared { backing: Backing::new(store, router), clock, accounts: RwLock::default() });
+        let shared =
+            Arc::new(Shared { backing: Arc::new(Backing::new(store, router)), clock, accounts: RwLock::default() });
         let stop = CancellationToken::new();
         tasks.spawn({
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
@@ -135,6 +136,11 @@ impl Limiter {
         let tokens_per_minute = limits.tokens_per_minute.map(std::num::NonZeroU64::get);
         let shared = Arc::clone(shared);
         Ok(Permit { of: Some(Admitted { shared, account, tokens_per_minute, _place: place }) })
+    }
+
+    /// What the limits are shared through, for budgets to be shared through it too. Its lease ends with [`Limiter::stop`].
+    pub(crate) fn backing(&self) -> Arc<Backing> {
+        Arc::clone(&self.shared.backing)
     }
 
     /// Gives everything that is leased back to the other routers; the task of this ends once that is done.

@@ -1,6 +1,7 @@
 //! What the protocols' readers have in common: events or a whole body in, pieces of an answer out.
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::fault::Fault;
 use super::key::Key;
@@ -63,6 +64,21 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Fault> 
         tracing::warn!(line = error.line(), column, ?kind, "upstream sent no answer");
         if error.is_eof() { Fault::Lost } else { Fault::Invalid("its JSON is not of the protocol") }
     })
+}
+
+/// Reads a usage block. One that no usage can be read from (counts below nothing, or above what anybody counts to) is as
+/// good as none: the answer is still one.
+pub(super) fn usage<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let Some(block) = Option::<serde_json::Value>::deserialize(deserializer)? else { return Ok(None) };
+    let read = serde_json::from_value(block);
+    if let Err(error) = &read {
+        tracing::warn!(kind = ?error.classify(), "an upstream has told a usage that cannot be: it counts as none");
+    }
+    Ok(read.ok())
 }
 
 /// A number of tokens, of which nobody has more than fit.

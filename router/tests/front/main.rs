@@ -5,6 +5,7 @@
 mod admin;
 mod anthropic;
 mod bad_input;
+mod budgets;
 mod filter;
 mod grpc;
 mod limits;

@@ -230,6 +230,34 @@ async fn without_a_usage_block_the_usage_is_the_bound_and_said_to_be_estimated()
 }
 
 #[tokio::test]
+async fn a_usage_block_that_cannot_be_counts_as_none() {
+    for usage in [
+        json!({"prompt_tokens": -1, "completion_tokens": 2}),
+        json!({"prompt_tokens": 1, "completion_tokens": 1e30}),
+        json!({"prompt_tokens": 1, "completion_tokens": 2.5}),
+        json!({"completion_tokens": 2}),
+        json!("much"),
+    ] {
+        let mut fake = Fake::start().await;
+        let target = target(fake.address, OPENAI);
+        let prepared = target.prepare("big", &hi(), MAX_TOKENS).unwrap();
+        let (answer, ()) = tokio::join!(target.send(&BIG, &prepared), async {
+            let mut call = fake.call().await;
+            call.open().await;
+            call.data(chunk(json!({"content": "so"}), json!("stop"))).await;
+            call.data(json!({"choices": [], "usage": usage})).await;
+            assert!(call.piece("data: [DONE]\n\n").await);
+            call.end().await;
+        });
+        let mut answer = answer.unwrap();
+        let read = read(&mut answer).await;
+        let finish = Finish { reason: FinishReason::Stop, stop: None, usage: prepared.bound() };
+        assert_eq!((read.text.as_str(), read.end), ("so", Ok(finish)), "{usage}");
+        assert_eq!(answer.usage_source(), UsageSource::Estimated);
+    }
+}
+
+#[tokio::test]
 async fn a_field_that_nobody_knows_passes_where_the_catalogue_says_and_changes_none_that_is_known() {
     let fake = Fake::start().await;
     let target = target(fake.address, OPENAI);

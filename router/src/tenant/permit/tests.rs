@@ -1,86 +1,15 @@
 //! Several routers over one store, with time and the store's health in the test's hand.
 
 use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
-use penstock_cluster::store::{
-    self, Answer, Entry, Grant, Key, LeaseId, Listing, MemoryStore, Outcome, Prefix, Revision, Txn, Watch,
-};
+use penstock_cluster::store::MemoryStore;
 use proptest::prelude::*;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::*;
-
-/// A store that can be cut off, and that counts how often it was asked.
-#[derive(Debug, Clone)]
-struct Link {
-    store: MemoryStore,
-    cut: Arc<AtomicBool>,
-    /// What is cut off does not answer at all, rather than fail.
-    silent: bool,
-    calls: Arc<AtomicUsize>,
-}
-
-impl Link {
-    fn new(store: &MemoryStore) -> Self {
-        Self { store: store.clone(), cut: Arc::default(), silent: false, calls: Arc::default() }
-    }
-
-    fn cut(&self, cut: bool) {
-        self.cut.store(cut, Ordering::Release);
-    }
-
-    fn calls(&self) -> usize {
-        self.calls.load(Ordering::Acquire)
-    }
-
-    fn pass<'a, T: Send + 'a>(&self, answer: Answer<'a, T>) -> Answer<'a, T> {
-        self.calls.fetch_add(1, Ordering::AcqRel);
-        match (self.cut.load(Ordering::Acquire), self.silent) {
-            (false, _) => answer,
-            (true, false) => {
-                let reason = "it is cut off".to_owned();
-                Box::pin(async { Err(store::Error::Unavailable { reason }) })
-            }
-            (true, true) => Box::pin(std::future::pending()),
-        }
-    }
-}
-
-impl Store for Link {
-    fn get<'a>(&'a self, key: &'a Key) -> Answer<'a, Option<Entry>> {
-        self.pass(self.store.get(key))
-    }
-
-    fn list<'a>(&'a self, prefix: &'a Prefix) -> Answer<'a, Listing> {
-        self.pass(self.store.list(prefix))
-    }
-
-    fn commit(&self, txn: Txn) -> Answer<'_, Outcome> {
-        self.pass(self.store.commit(txn))
-    }
-
-    fn grant(&self, ttl: Duration) -> Answer<'_, Grant> {
-        self.pass(self.store.grant(ttl))
-    }
-
-    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, Duration> {
-        self.pass(self.store.keep_alive(lease))
-    }
-
-    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
-        self.pass(self.store.revoke(lease))
-    }
-
-    fn watch<'a>(&'a self, prefix: &'a Prefix, after: Revision) -> Answer<'a, Watch> {
-        self.pass(self.store.watch(prefix, after))
-    }
-
-    fn revision(&self) -> Answer<'_, Revision> {
-        self.pass(self.store.revision())
-    }
-}
+use crate::tenant::link::Link;
 
 /// A wall clock that stands still until it is set.
 #[derive(Clone, Default)]
@@ -377,7 +306,7 @@ async fn in_an_outage_each_router_counts_by_itself_says_so_once_and_shares_again
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_silent_holds_a_request_up_for_a_second_and_no_second_one() {
     let (store, wall) = (MemoryStore::new(), Wall::default());
-    let link = Link { silent: true, ..Link::new(&store) };
+    let link = Link::silent(&store);
     link.cut(true);
     let router = Arc::new(Router::new(link, "r", &wall));
     let start = Instant::now();

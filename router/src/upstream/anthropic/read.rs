@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::super::fault::{ErrorBody, Fault};
 use super::super::key::Key;
-use super::super::reader::{End, Piece, count, parse};
+use super::super::reader::{End, Piece, count, parse, usage};
 use super::super::sse::Event;
 use super::Form;
 use crate::request::{Delta, FinishReason, ToolCallDelta, ToolCallStart, Usage};
@@ -33,6 +33,7 @@ enum EventBody {
     },
     MessageDelta {
         delta: Stopped,
+        #[serde(default, deserialize_with = "usage")]
         usage: Option<UsageBody>,
     },
     MessageStop,
@@ -45,6 +46,7 @@ enum EventBody {
 
 #[derive(Deserialize)]
 struct Start {
+    #[serde(default, deserialize_with = "usage")]
     usage: Option<UsageBody>,
 }
 
@@ -94,6 +96,7 @@ struct UsageBody {
 struct Whole {
     content: Vec<BlockBody>,
     stop_reason: String,
+    #[serde(default, deserialize_with = "usage")]
     usage: Option<UsageBody>,
 }
 

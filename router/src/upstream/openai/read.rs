@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::super::fault::{ErrorBody, Fault};
 use super::super::key::Key;
-use super::super::reader::{End, Piece, count, parse};
+use super::super::reader::{End, Piece, count, parse, usage};
 use super::super::sse::Event;
 use super::Call;
 use crate::request::{Delta, FinishReason, RankedToken, TokenLogprob, ToolCallDelta, ToolCallStart, Usage};
@@ -16,6 +16,7 @@ const CALLS_LIMIT: usize = 128;
 #[derive(Deserialize)]
 struct Chunk {
     choices: Option<Vec<Choice>>,
+    #[serde(default, deserialize_with = "usage")]
     usage: Option<UsageBody>,
     error: Option<ErrorBody>,
 }

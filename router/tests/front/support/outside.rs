@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -21,6 +21,7 @@ pub(crate) struct Outside {
     pub(crate) address: SocketAddr,
     calls: mpsc::UnboundedReceiver<(HeaderMap, Value)>,
     status: Arc<AtomicU16>,
+    usage: Arc<Mutex<Value>>,
     _serving: JoinSet<()>,
 }
 
@@ -32,18 +33,21 @@ impl Outside {
         let (told, calls) = mpsc::unbounded_channel();
         let status = Arc::new(AtomicU16::new(200));
         let answered = Arc::clone(&status);
+        let usage = Arc::new(Mutex::new(json!({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11})));
+        let told_usage = Arc::clone(&usage);
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (told, answered) = (told.clone(), Arc::clone(&answered));
+                let (told, answered, usage) = (told.clone(), Arc::clone(&answered), Arc::clone(&told_usage));
                 let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                     let (told, status) = (told.clone(), answered.load(Ordering::SeqCst));
+                    let usage = usage.lock().unwrap().clone();
                     async move {
                         let (head, body) = request.into_parts();
                         let body = body.collect().await.unwrap().to_bytes();
                         told.send((head.headers, serde_json::from_slice(&body).unwrap())).unwrap();
-                        Ok::<_, Infallible>(answer(status))
+                        Ok::<_, Infallible>(answer(status, &usage))
                     }
                 });
                 connections.spawn(async move {
@@ -52,12 +56,17 @@ impl Outside {
                 });
             }
         });
-        Self { address, calls, status, _serving: serving }
+        Self { address, calls, status, usage, _serving: serving }
     }
 
     /// Every call from now on is answered with this status.
     pub(crate) fn answers_with(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
+    }
+
+    /// Every answer from now on has this as its usage block.
+    pub(crate) fn tells(&self, usage: Value) {
+        *self.usage.lock().unwrap() = usage;
     }
 
     /// The head and the body of the next call.
@@ -71,13 +80,13 @@ impl Outside {
     }
 }
 
-fn answer(status: u16) -> Response<Full<Bytes>> {
+fn answer(status: u16, usage: &Value) -> Response<Full<Bytes>> {
     let chunk = |delta: Value, finish: Value| {
         json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big",
                "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
     };
     let usage = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "big", "choices": [],
-                       "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}});
+                       "usage": usage});
     let events = [
         chunk(json!({"role": "assistant", "content": "from outside"}), Value::Null),
         chunk(json!({}), json!("stop")),
