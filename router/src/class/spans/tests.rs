@@ -211,7 +211,8 @@ proptest! {
             if found && text.len() <= HOLD {
                 prop_assert!(out != text, "{} in {:?}", name, text);
             }
-            if !found && *name != "secret" {
+            // A pattern may be found at the end of a number that runs into a letter: more is redacted there, never less.
+            if !found && !["secret", "account_no"].contains(name) {
                 prop_assert_eq!(&out, &text, "{} is not in it", name);
             }
         }
